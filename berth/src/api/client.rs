@@ -1,0 +1,256 @@
+//! The command line's side of the daemon's HTTP interface.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::types::{ApiError, EXEC_UPGRADE, LogsQuery, Status, StopRequest, Version};
+use crate::machine::events::Event;
+
+/// How long the daemon may take to begin an answer. It answers at once or never.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why the daemon did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens on its socket: the machine is not running.
+    #[error("the machine is not running")]
+    NoDaemon,
+    /// Its socket cannot be used.
+    #[error("cannot connect to the machine's daemon on {path}")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It has been silent for too long.
+    #[error("the machine's daemon does not answer; `berth stop --force` ends it")]
+    Silent,
+    /// The conversation broke off.
+    #[error("the connection to the machine's daemon broke off")]
+    Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It said no.
+    #[error("{message}")]
+    Refused {
+        /// The HTTP status.
+        status: StatusCode,
+        /// Why, as the daemon says it.
+        message: String,
+    },
+    /// It answered something else.
+    #[error(
+        "the machine's daemon gave an answer this version of berth does not understand; restart the machine with `berth restart`"
+    )]
+    NotUnderstood(#[source] serde_json::Error),
+}
+
+impl ClientError {
+    fn broken(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ClientError {
+        ClientError::Broken(error.into())
+    }
+}
+
+/// A machine's daemon, as its clients see it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The daemon that listens on `socket`, or will.
+    pub fn new(socket: &Path) -> Client {
+        Client {
+            socket: socket.to_owned(),
+        }
+    }
+
+    /// Its version.
+    pub async fn version(&self) -> Result<Version, ClientError> {
+        self.get("/v1/version").await
+    }
+
+    /// How its machine is.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// Asks it to stop its machine. It answers before that is done; [`Client::events`] tells when.
+    pub async fn stop(&self, request: &StopRequest) -> Result<(), ClientError> {
+        self.post("/v1/stop", request).await
+    }
+
+    /// Stops the machine's virtual CPUs.
+    pub async fn pause(&self) -> Result<(), ClientError> {
+        self.post("/v1/pause", &()).await
+    }
+
+    /// Lets them run again.
+    pub async fn resume(&self) -> Result<(), ClientError> {
+        self.post("/v1/resume", &()).await
+    }
+
+    /// What has happened to the machine since its start began, and what happens from now on.
+    pub async fn events(&self) -> Result<Events, ClientError> {
+        let response = self
+            .request(request(Method::GET, "/v1/events", Bytes::new())?)
+            .await?;
+        Ok(Events {
+            body: response.into_body(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// One of the machine's logs, as it comes.
+    pub async fn logs(&self, query: &LogsQuery) -> Result<Bytestream, ClientError> {
+        let source = serde_json::to_value(query.source).map_err(ClientError::broken)?;
+        let mut path = format!(
+            "/v1/logs?source={}&follow={}",
+            source.as_str().unwrap_or_default(),
+            query.follow
+        );
+        if let Some(tail) = query.tail {
+            path.push_str(&format!("&tail={tail}"));
+        }
+        let response = self.request(request(Method::GET, &path, Bytes::new())?).await?;
+        Ok(Bytestream(response.into_body()))
+    }
+
+    /// A connection to the guest's exec service.
+    pub async fn exec(&self) -> Result<TokioIo<Upgraded>, ClientError> {
+        let mut request = request(Method::POST, "/v1/exec", Bytes::new())?;
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, hyper::header::HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, hyper::header::HeaderValue::from_static(EXEC_UPGRADE));
+        let response = self.request(request).await?;
+        let upgraded = hyper::upgrade::on(response).await.map_err(ClientError::broken)?;
+        Ok(TokioIo::new(upgraded))
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let response = self.request(request(Method::GET, path, Bytes::new())?).await?;
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(ClientError::broken)?
+            .to_bytes();
+        serde_json::from_slice(&body).map_err(ClientError::NotUnderstood)
+    }
+
+    async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(body).map_err(ClientError::broken)?;
+        self.request(request(Method::POST, path, body.into())?).await?;
+        Ok(())
+    }
+
+    /// Sends a request on a connection of its own and waits for the beginning of the answer.
+    async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let exchange = async {
+            let stream = UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| match source.kind() {
+                    // A socket file that nobody listens on is what a killed daemon leaves.
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
+                    _ => ClientError::Connect {
+                        path: self.socket.clone(),
+                        source,
+                    },
+                })?;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(ClientError::broken)?;
+            tokio::spawn(async move {
+                // What goes wrong here is seen by whoever waits for the answer.
+                let _ = connection.with_upgrades().await;
+            });
+            sender.send_request(request).await.map_err(ClientError::broken)
+        };
+        let response = tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .map_err(|_| ClientError::Silent)??;
+        let status = response.status();
+        if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(response);
+        }
+        let body = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(ClientError::broken)?
+            .to_bytes();
+        let message = match serde_json::from_slice(&body) {
+            Ok(ApiError { message }) => message,
+            Err(_) => format!("the machine's daemon answered {status}"),
+        };
+        Err(ClientError::Refused { status, message })
+    }
+}
+
+fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, "berth")
+        .header(CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .map_err(ClientError::broken)
+}
+
+/// A body as it comes.
+#[derive(Debug)]
+pub struct Bytestream(Incoming);
+
+impl Bytestream {
+    /// The next bytes; none at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        next_bytes(&mut self.0).await
+    }
+}
+
+async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(ClientError::broken)?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// The machine's events as they come.
+#[derive(Debug)]
+pub struct Events {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next event; none when the daemon has ended in an orderly way. Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .map_err(ClientError::NotUnderstood);
+            }
+            match next_bytes(&mut self.body).await? {
+                Some(bytes) => self.buffer.extend_from_slice(&bytes),
+                None => return Ok(None),
+            }
+        }
+    }
+}

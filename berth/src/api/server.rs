@@ -1,0 +1,268 @@
+//! The daemon's side of its HTTP interface.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, Request, State as Shared};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt};
+use hyper_util::rt::TokioIo;
+use protocol::logs::{LogReply, LogRequest, LogSource as GuestLog};
+use protocol::{frame, ports};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{oneshot, watch};
+
+use super::types::{ApiError, EXEC_UPGRADE, LogSource, LogsQuery, StopRequest, Version};
+use crate::exit::chain;
+use crate::guest::GuestDial;
+use crate::logs::{Follow, FollowError};
+use crate::machine::handle::{Command, Handle};
+use crate::machine::state::State;
+
+/// How much of a guest's log is sent at once, in bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// Serves the interface on `listener` until `stop` turns true, and then to the end of the answers that are under way.
+///
+/// `grace` is what containers get on a stop that does not say.
+pub async fn serve(
+    listener: UnixListener,
+    machine: Arc<Handle>,
+    grace: Duration,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let routes = Router::new()
+        .route("/v1/version", get(version))
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .route("/v1/stop", post(stop_machine))
+        .route("/v1/pause", post(pause))
+        .route("/v1/resume", post(resume))
+        .route("/v1/exec", post(exec))
+        .route("/v1/logs", get(logs))
+        .fallback(nothing_here)
+        .with_state(Server { machine, grace });
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(async move {
+            // An error says that the sender is gone, which is a stop too.
+            let _ = stop.wait_for(|stop| *stop).await;
+        })
+        .await
+}
+
+#[derive(Clone)]
+struct Server {
+    machine: Arc<Handle>,
+    grace: Duration,
+}
+
+/// An answer that is not a success.
+struct Refusal(StatusCode, String);
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(ApiError { message: self.1 })).into_response()
+    }
+}
+
+impl Refusal {
+    fn not_running(state: &State) -> Refusal {
+        Refusal(
+            StatusCode::CONFLICT,
+            format!("the machine is not running; it is {state}"),
+        )
+    }
+
+    fn bad_gateway(error: impl Into<anyhow::Error>) -> Refusal {
+        Refusal(StatusCode::BAD_GATEWAY, chain(&error.into()))
+    }
+}
+
+async fn nothing_here() -> Refusal {
+    Refusal(
+        StatusCode::NOT_FOUND,
+        "there is nothing at this address; berth's API is described in docs/api.md".into(),
+    )
+}
+
+async fn version() -> Json<Version> {
+    Json(Version::own())
+}
+
+async fn status(Shared(server): Shared<Server>) -> Response {
+    Json(server.machine.status().await).into_response()
+}
+
+/// One JSON object a line, from the beginning of the machine's start, until the machine is gone.
+async fn events(Shared(server): Shared<Server>) -> Response {
+    let listener = server.machine.events.listen();
+    let lines = stream::unfold(listener, |mut listener| async move {
+        let event = listener.next().await?;
+        let mut line = match serde_json::to_vec(&event) {
+            Ok(line) => line,
+            Err(error) => {
+                tracing::error!(%error, "an event cannot be written as JSON");
+                return None;
+            }
+        };
+        line.push(b'\n');
+        Some((Ok::<_, Infallible>(Bytes::from(line)), listener))
+    });
+    let body = Body::from_stream(lines);
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+async fn stop_machine(
+    Shared(server): Shared<Server>,
+    Json(request): Json<StopRequest>,
+) -> Result<StatusCode, Refusal> {
+    let grace = (!request.force).then(|| {
+        request
+            .grace_seconds
+            .map_or(server.grace, |seconds| Duration::from_secs(seconds.into()))
+    });
+    // A supervisor that has ended has stopped the machine already.
+    server.machine.command(Command::Stop { grace }).await;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn pause(Shared(server): Shared<Server>) -> Result<StatusCode, Refusal> {
+    ask(&server, Command::Pause).await
+}
+
+async fn resume(Shared(server): Shared<Server>) -> Result<StatusCode, Refusal> {
+    ask(&server, Command::Resume).await
+}
+
+async fn ask(
+    server: &Server,
+    command: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Command,
+) -> Result<StatusCode, Refusal> {
+    let (sender, answer) = oneshot::channel();
+    server.machine.command(command(sender)).await;
+    match answer.await {
+        Ok(Ok(())) => Ok(StatusCode::NO_CONTENT),
+        Ok(Err(message)) => Err(Refusal(StatusCode::CONFLICT, message)),
+        Err(_) => Err(Refusal::not_running(&server.machine.state())),
+    }
+}
+
+fn running(server: &Server) -> Result<GuestDial, Refusal> {
+    server
+        .machine
+        .dial()
+        .ok_or_else(|| Refusal::not_running(&server.machine.state()))
+}
+
+/// After the upgrade the connection is one to the guest's exec port: [`protocol::exec`] both ways.
+async fn exec(Shared(server): Shared<Server>, mut request: Request) -> Result<Response, Refusal> {
+    let wanted = request
+        .headers()
+        .get(header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(EXEC_UPGRADE.as_bytes()));
+    if !wanted {
+        return Err(Refusal(
+            StatusCode::UPGRADE_REQUIRED,
+            format!("this call needs the headers `Connection: Upgrade` and `Upgrade: {EXEC_UPGRADE}`"),
+        ));
+    }
+    let guest = running(&server)?
+        .connect(ports::EXEC)
+        .await
+        .map_err(Refusal::bad_gateway)?;
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => tunnel(TokioIo::new(upgraded), guest).await,
+            Err(error) => tracing::debug!(%error, "an exec connection was not taken over"),
+        }
+    });
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static(EXEC_UPGRADE));
+    Ok(response)
+}
+
+/// Passes bytes both ways until either side is done. The client's end counts as a hang-up: standard input ends with a packet
+/// of its own.
+async fn tunnel(client: TokioIo<hyper::upgrade::Upgraded>, guest: UnixStream) {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_guest, mut to_guest) = guest.into_split();
+    let result = tokio::select! {
+        result = tokio::io::copy(&mut from_client, &mut to_guest) => result,
+        result = async {
+            let sent = tokio::io::copy(&mut from_guest, &mut to_client).await?;
+            to_client.shutdown().await?;
+            Ok(sent)
+        } => result,
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "an exec connection broke off");
+    }
+}
+
+async fn logs(Shared(server): Shared<Server>, Query(query): Query<LogsQuery>) -> Result<Response, Refusal> {
+    let paths = &server.machine.paths;
+    let body = match query.source {
+        LogSource::Daemon => file_log(&paths.daemon_log(), &query)?,
+        LogSource::Console => file_log(&paths.console_log(), &query)?,
+        LogSource::Passt => file_log(&paths.passt_log(), &query)?,
+        LogSource::Dockerd => guest_log(running(&server)?, GuestLog::Dockerd, &query).await?,
+        LogSource::Kernel => guest_log(running(&server)?, GuestLog::Kernel, &query).await?,
+    };
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response())
+}
+
+fn file_log(path: &std::path::Path, query: &LogsQuery) -> Result<Body, Refusal> {
+    let follow = Follow::open(path, query.tail, query.follow).map_err(|error| match error {
+        FollowError::Missing(_) => Refusal(StatusCode::NOT_FOUND, error.to_string()),
+        FollowError::Read { .. } => Refusal(StatusCode::INTERNAL_SERVER_ERROR, chain(&error.into())),
+    })?;
+    let chunks = stream::unfold(follow, |mut follow| async move {
+        let bytes = follow.next().await.transpose()?;
+        Some((bytes.map(Bytes::from), follow))
+    });
+    Ok(Body::from_stream(chunks))
+}
+
+async fn guest_log(dial: GuestDial, source: GuestLog, query: &LogsQuery) -> Result<Body, Refusal> {
+    let mut stream = dial.connect(ports::LOGS).await.map_err(Refusal::bad_gateway)?;
+    let request = LogRequest {
+        source,
+        tail: query.tail,
+        follow: query.follow,
+    };
+    frame::write_async(&mut stream, &request)
+        .await
+        .map_err(Refusal::bad_gateway)?;
+    match frame::read_async(&mut stream)
+        .await
+        .map_err(Refusal::bad_gateway)?
+    {
+        LogReply::Streaming => Ok(Body::from_stream(chunks(stream).boxed())),
+        LogReply::Error { message } => Err(Refusal(StatusCode::BAD_GATEWAY, message)),
+    }
+}
+
+fn chunks(stream: UnixStream) -> impl Stream<Item = std::io::Result<Bytes>> {
+    stream::unfold(stream, |mut stream| async move {
+        let mut buffer = vec![0; CHUNK];
+        match stream.read(&mut buffer).await {
+            Ok(0) => None,
+            Ok(n) => {
+                buffer.truncate(n);
+                Some((Ok(Bytes::from(buffer)), stream))
+            }
+            Err(error) => Some((Err(error), stream)),
+        }
+    })
+}

@@ -1,0 +1,188 @@
+//! What goes over the daemon's HTTP interface, as JSON. `berth … --json` prints the same.
+
+use std::path::PathBuf;
+
+use protocol::control::DockerState;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::EngineDescription;
+use crate::machine::failure::Failure;
+use crate::machine::settings::Settings;
+use crate::machine::state::State;
+use crate::size::Size;
+
+/// The version of the interface. It grows with every change that an older client would not understand.
+pub const API_VERSION: u32 = 1;
+
+/// `GET /v1/version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// berth's version.
+    pub version: String,
+    /// [`API_VERSION`].
+    pub api: u32,
+    /// The version of the protocol between host and guest.
+    pub protocol: u32,
+}
+
+impl Version {
+    /// That of this program.
+    pub fn own() -> Version {
+        Version {
+            version: env!("CARGO_PKG_VERSION").into(),
+            api: API_VERSION,
+            protocol: protocol::PROTOCOL_VERSION,
+        }
+    }
+}
+
+/// `GET /v1/status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The machine's name.
+    pub machine: String,
+    /// Where it is in its life.
+    #[serde(flatten)]
+    pub state: State,
+    /// What it was, or will be, started with.
+    pub settings: Settings,
+    /// What runs it.
+    pub engine: Option<EngineReport>,
+    /// Seconds since its start.
+    pub uptime_seconds: Option<u64>,
+    /// Its memory.
+    pub memory: MemoryReport,
+    /// Its data disk; none before its first start.
+    pub disk: Option<DiskReport>,
+    /// Its Docker daemon.
+    pub docker: DockerReport,
+    /// The guest's own system.
+    pub guest: Option<GuestReport>,
+    /// How its network is, in words; none when it has none.
+    pub network: Option<String>,
+    /// The daemon's API socket.
+    pub api_socket: PathBuf,
+    /// The daemon's process id.
+    pub daemon_pid: Option<u32>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// Why it failed the last time, when it did not run since.
+    pub failure: Option<Failure>,
+}
+
+/// What runs a machine, and why that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineReport {
+    /// What.
+    #[serde(flatten)]
+    pub description: EngineDescription,
+    /// Why.
+    pub reason: String,
+}
+
+/// A machine's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryReport {
+    /// What it may use.
+    pub given: Size,
+    /// What its kernel and processes use, without what can be dropped.
+    pub used: Option<Size>,
+    /// What it takes of the host's memory now.
+    pub resident: Option<Size>,
+}
+
+/// A machine's data disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    /// The file.
+    pub path: PathBuf,
+    /// Its apparent size.
+    pub size: Size,
+    /// What it takes of the host's disk.
+    pub allocated: Size,
+    /// What the guest's files take.
+    pub used: Option<Size>,
+}
+
+/// A machine's Docker daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerReport {
+    /// Its socket on the host.
+    pub socket: PathBuf,
+    /// The docker context that leads to it.
+    pub context: Option<String>,
+    /// Where it is in its life, as the guest tells it.
+    #[serde(default)]
+    pub state: Option<DockerState>,
+    /// Its version, while it runs.
+    pub version: Option<String>,
+    /// How often it ended without being asked to.
+    pub restarts: Option<u32>,
+}
+
+/// The guest's own system.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GuestReport {
+    /// Its kernel's release.
+    pub kernel: String,
+    /// The version of its init.
+    pub init: String,
+    /// Milliseconds its kernel took until init said hello.
+    pub boot_ms: u64,
+    /// CPUs that are online.
+    pub cpus: Option<u32>,
+    /// Load averages over 1, 5 and 15 minutes.
+    pub load: Option<[f64; 3]>,
+    /// How far its clock is ahead of the host's, in milliseconds.
+    pub clock_offset_ms: Option<i64>,
+}
+
+/// The body of `POST /v1/stop`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopRequest {
+    /// Seconds containers get to end; the configuration's when none.
+    #[serde(default)]
+    pub grace_seconds: Option<u32>,
+    /// Cut the power instead.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// The query of `GET /v1/logs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogsQuery {
+    /// Which log.
+    pub source: LogSource,
+    /// This many lines before the end; all when none.
+    #[serde(default)]
+    pub tail: Option<u64>,
+    /// Go on as it grows.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// The logs of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogSource {
+    /// What the machine's daemon on the host did
+    Daemon,
+    /// What the guest wrote to its console
+    Console,
+    /// What the Docker daemon in the guest says (only while the machine runs)
+    Dockerd,
+    /// The guest kernel's messages (only while the machine runs)
+    Kernel,
+    /// What the network helper says
+    Passt,
+}
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiError {
+    /// What failed, why, and what to do.
+    pub message: String,
+}
+
+/// The `Upgrade` token of `POST /v1/exec`.
+pub const EXEC_UPGRADE: &str = "berth-exec";

@@ -1,0 +1,171 @@
+//! `berth status`.
+
+use anyhow::Result;
+use protocol::control::DockerState;
+
+use super::context::{CommandContext, block_on};
+use crate::api::client::ClientError;
+use crate::api::types::{DockerReport, MemoryReport, Status};
+use crate::exit::{Code, Failure};
+use crate::host::Host;
+use crate::machine::disk;
+use crate::machine::failure::Failure as MachineFailure;
+use crate::machine::handle::disk_report;
+use crate::machine::settings::Settings;
+use crate::machine::state::State;
+use crate::output::{duration, table};
+
+/// Tells how the machine is. Its exit code tells scripts: 0 running, 3 not.
+pub(super) fn run(context: &CommandContext) -> Result<()> {
+    let status = status(context)?;
+    context.output.result(&status, &describe(context, &status))?;
+    match status.state {
+        State::Running | State::Paused => Ok(()),
+        _ => Err(Failure::silent(Code::NotRunning)),
+    }
+}
+
+/// What the daemon says, or what the machine's files say when it has none.
+pub(super) fn status(context: &CommandContext) -> Result<Status> {
+    match block_on(async { Ok(context.client().status().await) })? {
+        Ok(status) => Ok(status),
+        Err(ClientError::NoDaemon) => from_files(context),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn from_files(context: &CommandContext) -> Result<Status> {
+    let chosen = context.record()?.map(|record| record.chosen).unwrap_or_default();
+    let settings = Settings::resolve(&chosen, &context.config()?, &Host::detect())
+        .map_err(|error| Failure::wrap(Code::Usage, error))?;
+    // A daemon that ended in an orderly way has removed its file.
+    let killed = || {
+        context.machine.pid_file().exists().then(|| {
+            MachineFailure::now(
+                "its daemon ended without stopping it: it was killed, or the host was switched off",
+                None,
+            )
+        })
+    };
+    let failure = MachineFailure::load(&context.machine.last_failure()).or_else(killed);
+    Ok(Status {
+        machine: context.name.to_string(),
+        state: match &failure {
+            Some(failure) => State::Failed {
+                reason: failure.reason.clone(),
+            },
+            None => State::Stopped,
+        },
+        engine: None,
+        uptime_seconds: None,
+        memory: MemoryReport {
+            given: settings.memory,
+            used: None,
+            resident: None,
+        },
+        settings,
+        disk: disk_report(&context.machine, None),
+        docker: DockerReport {
+            socket: context.machine.docker_socket(),
+            context: None,
+            state: None,
+            version: None,
+            restarts: None,
+        },
+        guest: None,
+        network: None,
+        api_socket: context.machine.api_socket(),
+        daemon_pid: None,
+        warnings: disk::shortage(&context.machine.data_disk()).into_iter().collect(),
+        failure,
+    })
+}
+
+fn describe(context: &CommandContext, status: &Status) -> String {
+    let mut rows = vec![
+        ("machine", status.machine.clone()),
+        ("state", status.state.to_string()),
+    ];
+    if let Some(engine) = &status.engine {
+        let program = engine
+            .description
+            .program
+            .as_ref()
+            .map_or_else(String::new, |program| format!(" ({program})"));
+        let accelerator = if engine.description.accelerator == engine.description.engine.to_string() {
+            String::new()
+        } else {
+            format!(", {}", engine.description.accelerator)
+        };
+        rows.push((
+            "engine",
+            format!("{}{accelerator}{program}", engine.description.engine),
+        ));
+        rows.push(("", engine.reason.clone()));
+    }
+    if let Some(uptime) = status.uptime_seconds {
+        rows.push(("uptime", duration(uptime)));
+    }
+    rows.push(("cpus", status.settings.cpus.to_string()));
+    let memory = &status.memory;
+    rows.push((
+        "memory",
+        match (memory.used, memory.resident) {
+            (Some(used), Some(resident)) => {
+                format!("{used} used of {}; {resident} of the host's", memory.given)
+            }
+            (None, Some(resident)) => format!("{} given; {resident} of the host's", memory.given),
+            _ => memory.given.to_string(),
+        },
+    ));
+    rows.push((
+        "disk",
+        match &status.disk {
+            Some(disk) => {
+                let used = disk
+                    .used
+                    .map_or_else(String::new, |used| format!("{used} used of "));
+                format!("{used}{}; {} of the host's", disk.size, disk.allocated)
+            }
+            None => format!("{} (not made yet)", status.settings.disk),
+        },
+    ));
+    if !status.state.is_final() {
+        let restarts = match status.docker.restarts {
+            Some(restarts) if restarts > 0 => format!(" (ended by itself {restarts} times)"),
+            _ => String::new(),
+        };
+        let version = status.docker.version.as_deref().unwrap_or("not there yet");
+        let state = match status.docker.state {
+            Some(DockerState::Starting | DockerState::Restarting) => ", restarting",
+            Some(DockerState::Stopping) => ", stopping",
+            Some(DockerState::Ready | DockerState::Waiting) | None => "",
+        };
+        rows.push(("docker", format!("{version}{state}{restarts}")));
+        if let Some(name) = &status.docker.context {
+            rows.push(("context", name.clone()));
+        }
+        if let Some(guest) = &status.guest {
+            rows.push(("kernel", guest.kernel.clone()));
+        }
+        if let Some(network) = &status.network {
+            rows.push(("network", network.clone()));
+        }
+        rows.push(("docker socket", status.docker.socket.display().to_string()));
+        rows.push(("api socket", status.api_socket.display().to_string()));
+    }
+    for warning in &status.warnings {
+        rows.push(("warning", warning.clone()));
+    }
+    let mut text = table(&rows);
+    if let (State::Failed { .. }, Some(failure)) = (&status.state, &status.failure) {
+        if !failure.console.is_empty() {
+            text.push_str("the console's last lines:\n");
+            for line in &failure.console {
+                text.push_str(&format!("  | {line}\n"));
+            }
+        }
+        text.push_str(&format!("start it again with `{}`\n", context.command("start")));
+    }
+    text
+}

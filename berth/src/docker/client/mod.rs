@@ -1,0 +1,143 @@
+//! A Docker client for what berth itself asks dockerd, and the search for the user's docker client.
+
+mod cli;
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::UnixStream;
+
+pub use cli::{DockerCli, find_cli, own_plugins};
+
+/// The most that an answer may have, in bytes.
+const ANSWER_LIMIT: usize = 1 << 20;
+
+/// Why dockerd could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing listens on the socket.
+    #[error("cannot connect to {path}")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The connection broke, or what came was not HTTP.
+    #[error("the conversation with dockerd broke")]
+    Http(#[from] hyper::Error),
+    /// The answer was cut or too long.
+    #[error("dockerd's answer could not be read")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// dockerd answered with an error.
+    #[error("dockerd answered {status}: {message}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// What it said.
+        message: String,
+    },
+}
+
+/// Whether dockerd answers (`GET /_ping`).
+pub async fn ping(socket: &Path) -> Result<(), ClientError> {
+    let stream = UnixStream::connect(socket)
+        .await
+        .map_err(|source| ClientError::Connect {
+            path: socket.to_owned(),
+            source,
+        })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = hyper::Uri::from_static("/_ping");
+    request
+        .headers_mut()
+        .insert(HOST, hyper::header::HeaderValue::from_static("docker"));
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
+            .collect()
+            .await
+            .map_err(ClientError::Body)?
+            .to_bytes();
+        if status.is_success() {
+            return Ok(());
+        }
+        Err(ClientError::Refused {
+            status,
+            message: message(&body),
+        })
+    };
+    let mut connection = std::pin::pin!(connection);
+    let mut exchange = std::pin::pin!(exchange);
+    tokio::select! {
+        biased;
+        result = &mut exchange => result,
+        // The connection's own end comes to light in the exchange.
+        _ = &mut connection => exchange.await,
+    }
+}
+
+/// The `message` of an error answer, or else the answer.
+fn message(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct ErrorAnswer {
+        message: String,
+    }
+    serde_json::from_slice::<ErrorAnswer>(body).map_or_else(
+        |_| String::from_utf8_lossy(body).trim().to_owned(),
+        |answer| answer.message,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    async fn answered<T>(answer: &'static str, ask: impl AsyncFnOnce(&Path) -> T) -> T {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let dockerd = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.unwrap();
+            assert!(request[..length].starts_with(b"GET /"));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let result = ask(&path).await;
+        dockerd.await.unwrap();
+        result
+    }
+
+    #[tokio::test]
+    async fn answers_are_understood() {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
+        answered(answer, async |path| ping(path).await).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_error_says_what_dockerd_said() {
+        let answer = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 16\r\n\r\n{\"message\":\"no\"}";
+        let error = answered(answer, async |path| ping(path).await).await.unwrap_err();
+        assert_eq!(error.to_string(), "dockerd answered 503 Service Unavailable: no");
+        assert!(answered("", async |path| ping(path).await).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn no_socket_is_named() {
+        let error = ping(Path::new("/nonexistent/s")).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot connect to /nonexistent/s");
+    }
+}

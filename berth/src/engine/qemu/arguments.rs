@@ -1,0 +1,240 @@
+//! QEMU's command line.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use super::super::{DiskSpec, MachineSpec, NetSpec};
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// Pure emulation.
+    Tcg,
+    /// Linux KVM.
+    Kvm,
+}
+
+impl Accelerator {
+    /// Its name, as QEMU has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Accelerator::Tcg => "tcg",
+            Accelerator::Kvm => "kvm",
+        }
+    }
+
+    fn option(self) -> &'static str {
+        match self {
+            // A thread per virtual CPU. The translated code of a whole Docker daemon does not fit the default cache of a
+            // small machine; only what is used of it takes memory.
+            Accelerator::Tcg => "tcg,thread=multi,tb-size=512",
+            Accelerator::Kvm => "kvm",
+        }
+    }
+
+    fn cpu(self, version: (u32, u32, u32)) -> &'static str {
+        match self {
+            // TCG of QEMU 7.2 fails on cmpxchg16b, which Linux uses where it is there; 10.0 is known to do it right.
+            Accelerator::Tcg if version < (10, 0, 0) => "max,-cx16",
+            Accelerator::Tcg => "max",
+            Accelerator::Kvm => "host",
+        }
+    }
+}
+
+/// The sockets on which QEMU finds the daemon.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sockets<'a> {
+    pub(super) qmp: &'a Path,
+    pub(super) vsock: &'a Path,
+}
+
+/// QEMU's name for the disk that is number `index` of the machine's.
+pub(super) fn drive_name(index: usize) -> String {
+    format!("disk{index}")
+}
+
+/// The arguments for a machine.
+pub(super) fn arguments(
+    version: (u32, u32, u32),
+    accelerator: Accelerator,
+    spec: &MachineSpec,
+    sockets: Sockets<'_>,
+) -> Vec<OsString> {
+    let mut line = Line::default();
+    line.option("-name", Words::new("guest=").escaped(spec.name.as_bytes()));
+    line.flag("-nodefaults");
+    line.flag("-no-user-config");
+    line.option("-display", "none");
+    // A reset is the end: the guest powers off by one, and a panicking kernel resets too.
+    line.flag("-no-reboot");
+    line.option(
+        "-machine",
+        // No ACPI: devices are on the command line, as on the kvm engine. QEMU adds them to it. The PIT and the PIC are
+        // what an emulated CPU's time stamp counter is calibrated against, the RTC spares the kernel a long probe.
+        "microvm,memory-backend=ram,acpi=off,pit=on,pic=on,rtc=on,isa-serial=on,auto-kernel-cmdline=on",
+    );
+    line.option("-accel", accelerator.option());
+    line.option("-cpu", accelerator.cpu(version));
+    line.option("-smp", spec.cpus.to_string());
+    let memory = spec.memory_mib;
+    line.option("-m", format!("{memory}M"));
+    // Shared, because the vsock device is served by another process.
+    line.option(
+        "-object",
+        format!("memory-backend-memfd,id=ram,size={memory}M,share=on"),
+    );
+    line.option("-kernel", Words::new("").raw(spec.kernel.as_os_str().as_bytes()));
+    line.option("-append", spec.cmdline.as_str());
+
+    // The early console and panics on the 8250, everything else on virtio-console: one stream, as it happens.
+    line.option("-chardev", "stdio,id=console,mux=on,signal=off");
+    line.option("-serial", "chardev:console");
+    line.option("-device", "virtio-serial-device,max_ports=1");
+    line.option("-device", "virtconsole,chardev=console");
+
+    line.option(
+        "-chardev",
+        Words::new("socket,id=qmp,path=").escaped(sockets.qmp.as_os_str().as_bytes()),
+    );
+    line.option("-mon", "chardev=qmp,mode=control");
+
+    // QEMU puts virtio-mmio devices on the kernel's command line in the order in which they are given here, and Linux
+    // names disks in that order: seen with 7.2 and 10.0.
+    for (index, disk) in spec.disks.iter().enumerate() {
+        line.disk(index, disk);
+    }
+    if let Some(net) = &spec.net {
+        line.net(net);
+    }
+    line.option(
+        "-chardev",
+        Words::new("socket,id=vsock,path=").escaped(sockets.vsock.as_os_str().as_bytes()),
+    );
+    line.option("-device", "vhost-user-vsock-device,chardev=vsock");
+    line.option("-device", "virtio-rng-device");
+    line.option(
+        "-device",
+        "virtio-balloon-device,free-page-reporting=on,deflate-on-oom=on",
+    );
+    line.0
+}
+
+#[derive(Default)]
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.into());
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<Words>) {
+        self.0.push(name.into());
+        self.0.push(OsString::from_vec(value.into().0));
+    }
+
+    fn disk(&mut self, index: usize, disk: &DiskSpec) {
+        let id = drive_name(index);
+        let read_only = if disk.read_only { "on" } else { "off" };
+        // The host's page cache is used and the guest's flushes reach the disk. A full host disk is an I/O error in the
+        // guest; QEMU's own choice would be to stop the machine.
+        self.option(
+            "-drive",
+            Words::new(&format!(
+                "if=none,id={id},format=raw,cache=writeback,discard=unmap,readonly={read_only},file="
+            ))
+            .escaped(disk.path.as_os_str().as_bytes()),
+        );
+        let discard = if disk.read_only { "off" } else { "on" };
+        self.option(
+            "-device",
+            Words::new(&format!(
+                "virtio-blk-device,drive={id},discard={discard},write-zeroes={discard},\
+                 rerror=report,werror=report,serial="
+            ))
+            .escaped(disk.serial.as_bytes()),
+        );
+    }
+
+    fn net(&mut self, net: &NetSpec) {
+        self.option(
+            "-netdev",
+            Words::new("stream,id=net,server=off,addr.type=unix,addr.path=")
+                .escaped(net.passt_socket.as_os_str().as_bytes()),
+        );
+        let mac: Vec<String> = net.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.option(
+            "-device",
+            format!("virtio-net-device,netdev=net,mac={}", mac.join(":")),
+        );
+    }
+}
+
+/// One argument.
+struct Words(Vec<u8>);
+
+impl Words {
+    fn new(text: &str) -> Self {
+        Words(text.as_bytes().to_vec())
+    }
+
+    /// Adds bytes as the value of an option in a list: commas are doubled there.
+    fn escaped(mut self, value: &[u8]) -> Self {
+        for byte in value {
+            self.0.push(*byte);
+            if *byte == b',' {
+                self.0.push(b',');
+            }
+        }
+        self
+    }
+
+    fn raw(mut self, value: &[u8]) -> Self {
+        self.0.extend_from_slice(value);
+        self
+    }
+}
+
+impl From<String> for Words {
+    fn from(text: String) -> Self {
+        Words(text.into_bytes())
+    }
+}
+
+impl From<&str> for Words {
+    fn from(text: &str) -> Self {
+        Words::new(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commas_in_paths_are_not_taken_for_options() {
+        let mut line = Line::default();
+        line.disk(
+            0,
+            &DiskSpec {
+                path: "/a,readonly=off/b".into(),
+                read_only: true,
+                serial: "s".into(),
+            },
+        );
+        assert!(
+            line.0[1]
+                .to_str()
+                .unwrap()
+                .ends_with("readonly=on,file=/a,,readonly=off/b")
+        );
+    }
+
+    #[test]
+    fn only_old_emulation_goes_without_cmpxchg16b() {
+        assert_eq!(Accelerator::Tcg.cpu((7, 2, 22)), "max,-cx16");
+        assert_eq!(Accelerator::Tcg.cpu((10, 0, 0)), "max");
+        assert_eq!(Accelerator::Kvm.cpu((7, 2, 0)), "host");
+    }
+}

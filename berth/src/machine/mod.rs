@@ -1,0 +1,21 @@
+//! A machine: its files, its settings, its life from start to stop.
+
+/// The largest packet on a machine's network, in bytes: the most that passt and virtio-net take, for the fewest packets.
+pub const MTU: u32 = 65520;
+
+pub mod bring_up;
+mod clock;
+pub mod console;
+pub mod control;
+pub mod disk;
+pub mod events;
+pub mod failure;
+pub mod guest_files;
+pub mod handle;
+pub mod link;
+mod live;
+pub mod record;
+pub mod settings;
+pub mod state;
+pub mod supervisor;
+mod take_down;

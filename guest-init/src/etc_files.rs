@@ -1,0 +1,141 @@
+//! The files of `/etc` that differ from machine to machine. The image has symbolic links to them in
+//! `/run/berth/etc`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use protocol::boot::{MachineConfig, NetworkConfig};
+
+/// Where the links of the image lead.
+pub(crate) const DIRECTORY: &str = "/run/berth/etc";
+
+/// Writes them all into `directory`.
+pub(crate) fn write_all(directory: &Path, config: &MachineConfig) -> anyhow::Result<()> {
+    check_hostname(&config.hostname)?;
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let network = config.network.as_ref();
+    for (name, text) in [
+        ("hostname", format!("{}\n", config.hostname)),
+        ("hosts", hosts(&config.hostname, network)),
+        ("resolv.conf", resolv_conf(network)),
+    ] {
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Refuses what the kernel would take as a host name and no other program would (RFC 1123, section 2.1).
+pub(crate) fn check_hostname(name: &str) -> anyhow::Result<()> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    ensure!(
+        name.len() <= 64 && name.split('.').all(label),
+        "{name:?} is not a host name: at most 64 letters, digits and inner hyphens"
+    );
+    Ok(())
+}
+
+fn hosts(hostname: &str, network: Option<&NetworkConfig>) -> String {
+    let mut text = format!(
+        "127.0.0.1\tlocalhost\n\
+         127.0.1.1\t{hostname}\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n"
+    );
+    if let Some(gateway) = host_gateway(network) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{gateway}\thost.docker.internal");
+    }
+    text
+}
+
+fn resolv_conf(network: Option<&NetworkConfig>) -> String {
+    let mut text = String::new();
+    let Some(network) = network else {
+        return text;
+    };
+    for server in &network.dns {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    // A name with a line break would add lines of its own.
+    let search: Vec<_> = network
+        .search
+        .iter()
+        .filter(|domain| {
+            !domain.is_empty() && !domain.contains(|c: char| c.is_whitespace() || c.is_control())
+        })
+        .map(String::as_str)
+        .collect();
+    if !search.is_empty() {
+        let _ = writeln!(text, "search {}", search.join(" "));
+    }
+    text
+}
+
+/// The address containers reach the host by: the IPv4 gateway.
+pub(crate) fn host_gateway(network: Option<&NetworkConfig>) -> Option<IpAddr> {
+    network?.gateways.iter().copied().find(IpAddr::is_ipv4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> NetworkConfig {
+        NetworkConfig {
+            addresses: vec![("192.168.127.2".parse().unwrap(), 24)],
+            gateways: vec!["fe80::1".parse().unwrap(), "192.168.127.1".parse().unwrap()],
+            dns: vec!["192.168.127.3".parse().unwrap()],
+            search: vec!["example.org".into(), "evil\nnameserver 6.6.6.6".into()],
+            mtu: 1500,
+        }
+    }
+
+    #[test]
+    fn the_host_has_a_name_in_the_guest() {
+        let text = hosts("berth", Some(&network()));
+        assert!(text.contains("192.168.127.1\thost.docker.internal\n"), "{text}");
+        assert!(text.contains("127.0.1.1\tberth\n"), "{text}");
+        assert!(!hosts("berth", None).contains("host.docker.internal"));
+    }
+
+    #[test]
+    fn a_search_domain_cannot_smuggle_lines_in() {
+        assert_eq!(
+            resolv_conf(Some(&network())),
+            "nameserver 192.168.127.3\nsearch example.org\n"
+        );
+        assert_eq!(resolv_conf(None), "");
+    }
+
+    #[test]
+    fn host_names_are_checked() {
+        for good in ["berth", "a", "my-machine.local", "4"] {
+            assert!(check_hostname(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a b", "a\nb", "a..b", &"a".repeat(65)] {
+            assert!(check_hostname(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn all_files_are_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let etc = directory.path().join("etc");
+        let config = MachineConfig {
+            hostname: "berth".into(),
+            network: Some(network()),
+            docker: serde_json::Map::new(),
+        };
+        write_all(&etc, &config).unwrap();
+        assert_eq!(fs::read_to_string(etc.join("hostname")).unwrap(), "berth\n");
+        assert!(etc.join("hosts").exists() && etc.join("resolv.conf").exists());
+    }
+}

@@ -1,0 +1,135 @@
+//! The CONTROL service: framed requests, each answered in order.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use protocol::control::{Reply, Request};
+use protocol::frame::{self, FrameError};
+
+use super::Stream;
+use crate::docker::Docker;
+use crate::shutdown::Shutdown;
+use crate::{clock, status};
+
+/// What requests act on.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// dockerd.
+    pub(crate) docker: Arc<Docker>,
+    /// Whether the data disk is mounted.
+    pub(crate) data_disk_mounted: Arc<AtomicBool>,
+    /// The way to end the machine.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Serves one connection until the host closes it.
+pub(crate) async fn serve(mut stream: impl Stream, context: Context) -> Result<(), FrameError> {
+    loop {
+        let request = match frame::read_async::<Request>(&mut stream).await {
+            Ok(request) => request,
+            Err(FrameError::Closed) => return Ok(()),
+            // The frame was read whole, so the next one is in its place.
+            Err(e @ FrameError::Malformed(_)) => {
+                let message =
+                    "the guest does not understand the request; are host and guest of one version?".into();
+                frame::write_async(&mut stream, &Reply::Error { message }).await?;
+                crate::console::warning!("{e}");
+                continue;
+            }
+            Err(e) => return Err(e),
+        };
+        let shutdown = match request {
+            Request::Shutdown { grace_seconds } => Some(Duration::from_secs(grace_seconds.into())),
+            _ => None,
+        };
+        frame::write_async(&mut stream, &answer(&request, &context)).await?;
+        // After the answer, which must get out before the machine ends.
+        if let Some(grace) = shutdown {
+            context.shutdown.request("the host asked for it", grace);
+        }
+    }
+}
+
+fn answer(request: &Request, context: &Context) -> Reply {
+    match *request {
+        Request::Ping | Request::Shutdown { .. } => Reply::Done,
+        Request::Status => {
+            let mounted = context.data_disk_mounted.load(Ordering::Relaxed);
+            match status::collect(context.docker.status(), mounted) {
+                Ok(status) => Reply::Status(Box::new(status)),
+                Err(e) => Reply::Error {
+                    message: format!("{e:#}"),
+                },
+            }
+        }
+        Request::SetClock { unix_time_ns } => match clock::set(unix_time_ns) {
+            Ok(offset_ns) => Reply::Clock { offset_ns },
+            Err(e) => Reply::Error {
+                message: format!("cannot set the guest's clock: {e}"),
+            },
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::control::DockerState;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::shutdown::{Cause, ShutdownRequests};
+
+    fn served() -> (UnixStream, ShutdownRequests) {
+        let (host, guest) = UnixStream::pair().unwrap();
+        let (shutdown, requests) = Shutdown::new();
+        let context = Context {
+            docker: Docker::new(),
+            data_disk_mounted: Arc::default(),
+            shutdown,
+        };
+        tokio::spawn(serve(guest, context));
+        (host, requests)
+    }
+
+    async fn ask(host: &mut UnixStream, request: &Request) -> Reply {
+        frame::write_async(host, request).await.unwrap();
+        frame::read_async(host).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn requests_on_one_connection_are_answered_in_order() {
+        let (mut host, _requests) = served();
+        assert_eq!(ask(&mut host, &Request::Ping).await, Reply::Done);
+        let Reply::Status(status) = ask(&mut host, &Request::Status).await else {
+            panic!("no status")
+        };
+        assert_eq!(status.docker.state, DockerState::Waiting);
+        assert_eq!(status.data_disk, None);
+        // Right to the nanosecond where it stands: within the noise nothing is set.
+        let unix_time_ns = clock::unix_time_ns();
+        let Reply::Clock { .. } = ask(&mut host, &Request::SetClock { unix_time_ns }).await else {
+            panic!("no clock")
+        };
+    }
+
+    #[tokio::test]
+    async fn a_request_nobody_knows_gets_an_error_and_the_next_one_its_answer() {
+        let (mut host, _requests) = served();
+        let unknown = frame::encode(&serde_json::json!({"request": "dance"})).unwrap();
+        host.write_all(&unknown).await.unwrap();
+        let reply: Reply = frame::read_async(&mut host).await.unwrap();
+        assert!(matches!(reply, Reply::Error { .. }));
+        assert_eq!(ask(&mut host, &Request::Ping).await, Reply::Done);
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_is_answered_and_handed_on() {
+        let (mut host, mut requests) = served();
+        let request = Request::Shutdown { grace_seconds: 7 };
+        assert_eq!(ask(&mut host, &request).await, Reply::Done);
+        let Cause { grace, .. } = requests.next().await;
+        assert_eq!(grace, Duration::from_secs(7));
+    }
+}

@@ -1,0 +1,20 @@
+//! The messages between the host (the `berth` daemon) and the guest (`guest-init`), their framing and the version
+//! handshake.
+//!
+//! Everything travels over virtio-vsock stream sockets. `docs/seams.md` lists who listens on which port. Control traffic
+//! is JSON in length-prefixed frames ([`frame`]): small, rare, and readable in a log. Bulk traffic is raw bytes (Docker
+//! API, logs) or a five-byte header and bytes ([`exec`]).
+//!
+//! Both ends treat the other as hostile: lengths are bounded before anything is allocated, unknown fields are ignored,
+//! unknown variants are errors.
+
+pub mod boot;
+pub mod control;
+pub mod exec;
+pub mod frame;
+pub mod logs;
+pub mod ports;
+
+/// The version of everything in this crate that goes over the wire. Host and guest must agree exactly: the image and the
+/// daemon are built from one tree, and a stale image is better refused with a clear message than half understood.
+pub const PROTOCOL_VERSION: u32 = 1;

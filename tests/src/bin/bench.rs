@@ -1,0 +1,228 @@
+//! Measures berth where KVM is real: `scripts/lab run -- bench`, and `scripts/lab run --icount -- bench --boot-only` for
+//! boot figures that repeat.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use berth_tests::bench::boot::{Boot, Hypervisor, initramfs};
+use berth_tests::bench::machine;
+use berth_tests::bench::report::{Report, Row};
+use berth_tests::bench::{median, percentile};
+use berth_tests::machine::Machine;
+use berth_tests::options::{Options, Setup, on_path};
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures berth beside QEMU, where KVM is real")]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    /// How often each boot is measured; the middle is reported
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Only the boots of a tiny guest, no whole machine
+    #[arg(long)]
+    boot_only: bool,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// MiB sent each way to measure the stream's throughput
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    stream_mib: u32,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    if !Path::new("/dev/kvm").exists() {
+        bail!("there is no /dev/kvm here; run this in the lab: scripts/lab run -- bench");
+    }
+    let setup = Setup::find(cli.options.clone())?;
+    let mut report = Report::default();
+    boots(&setup, cli.runs, &mut report)?;
+    if !cli.boot_only {
+        machines(&setup, cli, &mut report)?;
+    }
+    print!("{}", report.table());
+    let output = match (&cli.output, std::env::var_os("LAB_ARTIFACTS")) {
+        (Some(path), _) => Some(path.clone()),
+        (None, Some(dir)) => Some(PathBuf::from(dir).join("bench.json")),
+        (None, None) => None,
+    };
+    if let Some(path) = output {
+        let text = serde_json::to_string_pretty(&report).context("cannot write the figures as JSON")?;
+        fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// One vCPU, 128 MiB, a tiny initramfs.
+fn boots(setup: &Setup, runs: u32, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir().context("cannot make a directory")?;
+    let kernel = setup.guest_dir.join("vmlinux");
+    let initramfs = initramfs(&setup.busybox, dir.path())?;
+    let runner = setup.berth.with_file_name("vmm-run");
+    let runner = if runner.is_file() {
+        runner
+    } else {
+        on_path("vmm-run")
+            .context("there is no vmm-run; build it with `cargo build --release -p vmm --bins`")?
+    };
+    let qemu = on_path("qemu-system-x86_64").context("there is no QEMU to compare with")?;
+    let (mut berth, mut other) = (Vec::new(), Vec::new());
+    // Alternating, so that what else the host does meets both. The first pair warms the page cache and is not counted.
+    for run in 0..=runs {
+        let pair = (
+            Hypervisor::Berth(runner.clone())
+                .boot(&kernel, &initramfs)
+                .context("berth's hypervisor")?,
+            Hypervisor::Qemu(qemu.clone())
+                .boot(&kernel, &initramfs)
+                .context("QEMU's microvm")?,
+        );
+        eprintln!(
+            "run {run}: berth {} ms, QEMU {} ms",
+            pair.0.to_init.as_millis(),
+            pair.1.to_init.as_millis()
+        );
+        if run > 0 {
+            berth.push(pair.0);
+            other.push(pair.1);
+        }
+    }
+    let times =
+        |boots: &[Boot]| median(&boots.iter().map(|boot| boot.to_init).collect::<Vec<_>>()).map(milliseconds);
+    let least = |boots: &[Boot]| boots.iter().map(|boot| boot.resident.own).min().map(mebibytes);
+    let private = |boots: &[Boot]| {
+        boots
+            .iter()
+            .map(|boot| boot.resident.private)
+            .min()
+            .map(mebibytes)
+    };
+    report.add(Row {
+        what: "process start to init, 1 vCPU, 128 MiB".into(),
+        unit: "ms",
+        berth: times(&berth),
+        qemu: times(&other),
+        bar: Some(600.0),
+    });
+    report.add(Row {
+        what: "  resident memory beyond the guest's".into(),
+        unit: "MiB",
+        berth: least(&berth),
+        qemu: least(&other),
+        bar: Some(4.0),
+    });
+    report.add(Row {
+        what: "  of it shared with nobody".into(),
+        unit: "MiB",
+        berth: private(&berth),
+        qemu: private(&other),
+        bar: None,
+    });
+    Ok(())
+}
+
+/// A whole machine, with all its devices, the daemon and Docker.
+fn machines(setup: &Setup, cli: &Cli, report: &mut Report) -> Result<()> {
+    const MEMORY_MIB: u64 = 1024;
+    let machine = Machine::new(setup)?;
+    // The first start makes the disk's file system and Docker's directories.
+    machine::start(&machine, "kvm", MEMORY_MIB).context("the first start")?;
+    machine.stop()?;
+    let berth = machine::start(&machine, "kvm", MEMORY_MIB)?;
+    let stream = |figure: fn(&Machine, u32) -> Result<f64>| {
+        figure(&machine, cli.stream_mib).map(|rate| rate / 1_048_576.0)
+    };
+    let (out, into) = (stream(machine::throughput_out)?, stream(machine::throughput_in)?);
+    let echo = machine::echo_round_trips(&machine, 200)?;
+    let ping = machine::docker_round_trips(&machine, 200)?;
+    machine.stop()?;
+    let qemu = machine::start(&machine, "qemu", MEMORY_MIB).context("on QEMU")?;
+    eprintln!("compared: {} with {}", berth.engine, qemu.engine);
+    let qemu_stream = |figure: fn(&Machine, u32) -> Result<f64>| {
+        figure(&machine, cli.stream_mib).map(|rate| rate / 1_048_576.0)
+    };
+    let (qemu_out, qemu_into) = (
+        qemu_stream(machine::throughput_out)?,
+        qemu_stream(machine::throughput_in)?,
+    );
+    let qemu_echo = machine::echo_round_trips(&machine, 200)?;
+    let qemu_ping = machine::docker_round_trips(&machine, 200)?;
+    machine.delete()?;
+
+    let mut add = |what: &str, unit, berth, qemu, bar| {
+        report.add(Row {
+            what: what.to_owned(),
+            unit,
+            berth,
+            qemu,
+            bar,
+        });
+    };
+    let ms = |duration| Some(milliseconds(duration));
+    add(
+        "berth start to a Docker answer",
+        "ms",
+        ms(berth.to_docker),
+        ms(qemu.to_docker),
+        None,
+    );
+    add(
+        "  kernel start to guest-init's call",
+        "ms",
+        ms(berth.to_init),
+        ms(qemu.to_init),
+        None,
+    );
+    add(
+        "  resident memory beyond the guest's (berth: with the daemon)",
+        "MiB",
+        Some(mebibytes(berth.resident.own)),
+        Some(mebibytes(qemu.resident.own)),
+        Some(8.0),
+    );
+    add(
+        "stream out of the guest",
+        "MiB/s",
+        Some(out),
+        Some(qemu_out),
+        None,
+    );
+    add(
+        "stream into the guest",
+        "MiB/s",
+        Some(into),
+        Some(qemu_into),
+        None,
+    );
+    for (what, per_cent) in [("round trip of one byte, median", 50), ("  99 of 100", 99)] {
+        let figure = |times: &[Duration]| percentile(times, per_cent).map(milliseconds);
+        add(what, "ms", figure(&echo), figure(&qemu_echo), None);
+    }
+    for (what, per_cent) in [("docker ping, median", 50), ("  99 of 100", 99)] {
+        let figure = |times: &[Duration]| percentile(times, per_cent).map(milliseconds);
+        add(what, "ms", figure(&ping), figure(&qemu_ping), None);
+    }
+    Ok(())
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / 1_048_576.0
+}

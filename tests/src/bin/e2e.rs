@@ -1,0 +1,30 @@
+//! Runs the end-to-end suite: `e2e [--engine qemu|kvm] [--full] [FILTER]`, with the options of cargo's own test programs.
+
+use std::process::ExitCode;
+
+use berth_tests::options::{Options, Setup};
+use berth_tests::{cases, suite};
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(
+    name = "e2e",
+    about = "End-to-end tests of berth through the real docker client"
+)]
+struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    arguments: libtest_mimic::Arguments,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match Setup::find(cli.options) {
+        Ok(setup) => suite::run(setup, cli.arguments, cases::all()).exit_code(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The tests, grouped by theme. The docker suite runs on one machine that all its cases share; lifecycle and faults come
+//! after it, because they stop and break machines.
+
+/// The list of a theme's cases, each named `theme::function`.
+macro_rules! cases {
+    ($theme:literal: $($name:ident),* $(,)?) => {
+        pub(super) const CASES: &[$crate::suite::Case] = &[$($crate::suite::Case {
+            name: concat!($theme, "::", stringify!($name)),
+            run: $name,
+        }),*];
+    };
+}
+
+mod compose;
+mod faults;
+mod images;
+mod lifecycle;
+mod network;
+mod refusals;
+mod run;
+mod streams;
+mod volumes;
+
+use crate::suite::Case;
+
+/// All cases, in the order they run.
+pub fn all() -> Vec<Case> {
+    [
+        images::CASES,
+        run::CASES,
+        streams::CASES,
+        network::CASES,
+        compose::CASES,
+        volumes::CASES,
+        lifecycle::CASES,
+        faults::CASES,
+        refusals::CASES,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect()
+}

@@ -1,0 +1,19 @@
+//! End-to-end tests: a machine under test, the real `docker` client, and faults nobody wants to meet.
+//!
+//! The harness is this library: [`machine::Machine`] is a berth of its own in a temporary home, [`program::Program`] runs
+//! every command with a limit, [`terminal::Terminal`] is a person at a terminal. The [`cases`] are grouped by theme; the
+//! `e2e` program runs them, `bench` measures.
+
+pub mod base_image;
+pub mod bench;
+pub mod cases;
+pub mod docker;
+pub mod host_services;
+pub mod machine;
+pub mod namespace;
+pub mod options;
+pub mod processes;
+pub mod program;
+pub mod suite;
+pub mod terminal;
+pub mod transcript;

@@ -1,0 +1,176 @@
+//! A run of the suite: what the cases share, and how they are run and reported.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
+
+use crate::base_image;
+use crate::machine::Machine;
+use crate::options::{Engine, Setup};
+
+/// One test.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// `theme::what_it_proves`.
+    pub name: &'static str,
+    /// The test itself.
+    pub run: fn(&Context) -> Result<Verdict>,
+}
+
+/// How a case that did not fail came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// What it claims holds.
+    Passed,
+    /// It cannot be tried here, and why.
+    NotHere(String),
+}
+
+/// Everything cases share.
+pub struct Context {
+    setup: Setup,
+    machines: Mutex<Machines>,
+    count: AtomicU32,
+}
+
+/// The machines that several cases use one after the other, each made by the first that asks for it.
+#[derive(Default)]
+struct Machines {
+    docker: Option<Arc<Machine>>,
+    faults: Option<Arc<Machine>>,
+}
+
+impl Context {
+    /// What is under test.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The engine under test.
+    pub fn engine(&self) -> Engine {
+        self.setup.options.engine
+    }
+
+    /// A running machine with the base image, for cases that leave it as they found it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn machine(&self) -> Result<Arc<Machine>> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(machine) = &machines.docker {
+            return Ok(Arc::clone(machine));
+        }
+        let machine = Arc::new(Machine::new(&self.setup)?);
+        machine
+            .start()
+            .and_then(|_| base_image::import(&machine))
+            .map_err(|error| anyhow!("{error:#}\n{}", machine.diagnostics()))
+            .context("the machine for the docker suite did not start")?;
+        machines.docker = Some(Arc::clone(&machine));
+        Ok(machine)
+    }
+
+    /// A running machine for cases that break it. It is started again where the case before left it stopped, which is
+    /// part of what those cases prove. The machine of [`Context::machine`] is deleted: it has had its turn, and two at
+    /// once are much for a small host.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn fault_machine(&self) -> Result<Arc<Machine>> {
+        let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        machines.docker = None;
+        let machine = match &machines.faults {
+            Some(machine) => Arc::clone(machine),
+            None => Arc::clone(
+                machines
+                    .faults
+                    .insert(Arc::new(Machine::new(&self.setup)?.with_memory("1GiB"))),
+            ),
+        };
+        if let Err(error) = machine.start() {
+            // Reported by this case; the next one gets a new machine and not the same failure.
+            let diagnostics = machine.diagnostics();
+            machines.faults = None;
+            bail!("{error:#}\n{diagnostics}");
+        }
+        Ok(machine)
+    }
+
+    /// A machine of the case's own, not started.
+    ///
+    /// # Errors
+    /// When its directories cannot be made.
+    pub fn new_machine(&self) -> Result<Machine> {
+        Ok(Machine::new(&self.setup)?.with_memory("1GiB"))
+    }
+
+    /// A name nothing else in this run has.
+    pub fn name(&self, stem: &str) -> String {
+        format!("{stem}-{}", self.count.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The ends of the logs of the shared machines.
+    fn diagnostics(&self) -> String {
+        let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        for (name, machine) in [("docker", &machines.docker), ("fault", &machines.faults)] {
+            if let Some(machine) = machine {
+                text.push_str(&format!(
+                    "=== the {name} machine, {}\n{}",
+                    machine.dir().display(),
+                    machine.diagnostics()
+                ));
+            }
+        }
+        text
+    }
+}
+
+/// Runs the cases that the arguments choose, in the order given.
+pub fn run(setup: Setup, mut arguments: Arguments, cases: Vec<Case>) -> Conclusion {
+    // The cases share a machine whose CPUs are all busy with one of them; side by side they would only time out.
+    arguments.test_threads.get_or_insert(1);
+    let context = Arc::new(Context {
+        setup,
+        machines: Mutex::default(),
+        count: AtomicU32::new(0),
+    });
+    let trials = cases
+        .into_iter()
+        .map(|case| {
+            let context = Arc::clone(&context);
+            Trial::ignorable_test(case.name, move || match (case.run)(&context) {
+                Ok(Verdict::Passed) => Ok(Completion::Completed),
+                Ok(Verdict::NotHere(why)) => Ok(Completion::ignored_with(why)),
+                Err(error) => {
+                    // The report comes at the very end, and whoever watches a long run wants to know now.
+                    eprintln!("{}: {error:#}", case.name);
+                    Err(Failed::from(format!("{error:#}\n{}", context.diagnostics())))
+                }
+            })
+        })
+        .collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    if let Some(context) = Arc::into_inner(context) {
+        let machines = context
+            .machines
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        for machine in [machines.docker, machines.faults].into_iter().flatten() {
+            finish(machine, &conclusion, context.setup.options.keep);
+        }
+    }
+    conclusion
+}
+
+fn finish(machine: Arc<Machine>, conclusion: &Conclusion, keep: bool) {
+    if let Some(mut machine) = Arc::into_inner(machine)
+        && keep
+        && conclusion.has_failed()
+    {
+        drop(machine.stop());
+        eprintln!("kept {}", machine.keep().display());
+    }
+}

@@ -1,0 +1,89 @@
+//! Sees a machine to its end: when vCPUs are to leave, that they do; then that devices stop; then the announcement.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use super::{build::Kept, control::Control, vcpu::Buses};
+
+/// How long vCPUs and devices may take to stop before they are given up. A device's worker finishes the host I/O it is
+/// in; on a dead network file system that can take for ever.
+const TEARDOWN_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
+
+/// What is left to take apart when the vCPUs have been told to leave.
+pub(super) struct Remains {
+    pub(super) vcpus: Vec<JoinHandle<()>>,
+    pub(super) buses: Arc<Buses>,
+    pub(super) kept: Kept,
+}
+
+/// What the teardown is waiting for.
+type Progress = Arc<Mutex<String>>;
+
+/// The supervisor's thread.
+pub(super) fn supervise(control: &Control, remains: Remains) {
+    control.wait_for_end_request();
+    let progress = Progress::default();
+    let (done, done_rx) = mpsc::channel();
+    let reaper_progress = Arc::clone(&progress);
+    // On a thread of its own, because what it waits for may never happen.
+    let reaper = std::thread::Builder::new()
+        .name("vmm-teardown".into())
+        .stack_size(super::THREAD_STACK)
+        .spawn(move || {
+            tear_down(remains, &reaper_progress);
+            // Nobody listens any more when this took too long.
+            let _ = done.send(());
+        });
+    let stuck = match reaper {
+        Ok(reaper) => match done_rx.recv_timeout(TEARDOWN_LIMIT) {
+            Ok(()) => {
+                // It has said that it is done; a panic was reported when it happened.
+                let _ = reaper.join();
+                None
+            }
+            // It panicked, or it is too slow: either way this is where it is.
+            Err(_) => Some(read(&progress)),
+        },
+        Err(error) => {
+            tracing::error!(%error, "no thread for the teardown");
+            Some("everything".into())
+        }
+    };
+    control.torn_down(stuck);
+}
+
+fn tear_down(remains: Remains, progress: &Progress) {
+    let Remains { vcpus, buses, kept } = remains;
+    for (index, vcpu) in vcpus.into_iter().enumerate() {
+        note(progress, format!("vCPU {index}"));
+        // A panic there has already become the exit's reason.
+        let _ = vcpu.join();
+    }
+    note(progress, "the serial console".into());
+    if let Err(error) = buses.ports.flush() {
+        tracing::warn!(%error, "the serial console's last output is lost");
+    }
+    for index in 0..buses.mmio.len() {
+        note(progress, format!("virtio device {index}"));
+        buses.mmio.shut_down(index);
+    }
+    note(progress, "a device that is being dropped".into());
+    // The vCPUs' threads held the others.
+    drop(buses);
+    note(progress, "the devices' event loop".into());
+    drop(kept.event_loop);
+    note(progress, "KVM".into());
+    drop(kept.vm);
+    drop(kept.memory);
+}
+
+fn note(progress: &Progress, what: String) {
+    *progress.lock().unwrap_or_else(PoisonError::into_inner) = what;
+}
+
+fn read(progress: &Progress) -> String {
+    progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}

@@ -34,30 +34,41 @@ const KEYRINGS: [&str; 2] = [
 /// # Errors
 /// When the keys are not installed, a mirror is not a URL, or none is known.
 pub(crate) fn sources() -> Result<String> {
+    let release = source_of(SUITE)?;
+    let updates = source_of(&format!("{SUITE}-updates"))?;
+    let security = mirror("BERTH_DEBIAN_SECURITY_MIRROR", |mirrors| mirrors.security)?;
+    let security = line(&security, &format!("{SUITE}-security"))?;
+    Ok(format!("{release}\n{updates}\n{security}\n"))
+}
+
+/// The `deb` line of a suite that the main mirror has, signed by Debian's keys.
+///
+/// # Errors
+/// As [`sources`].
+pub(crate) fn source_of(suite: &str) -> Result<String> {
+    line(&mirror("BERTH_DEBIAN_MIRROR", |mirrors| mirrors.main)?, suite)
+}
+
+fn line(mirror: &str, suite: &str) -> Result<String> {
     let Some(keyring) = KEYRINGS.iter().find(|path| Path::new(path).is_file()) else {
         bail!("the keys of Debian's archive are missing; install the package debian-archive-keyring");
     };
-    let host = host_mirrors();
-    let template = template_mirrors();
-    let unknown = |variable: &str| {
-        anyhow!(
-            "no mirror of Debian's archive is known; install the package python-apt-common, or name a mirror in ${variable}"
-        )
-    };
-    let mirror = named_mirror("BERTH_DEBIAN_MIRROR")?
-        .or(host.main)
-        .or(template.main)
-        .ok_or_else(|| unknown("BERTH_DEBIAN_MIRROR"))?;
-    let security = named_mirror("BERTH_DEBIAN_SECURITY_MIRROR")?
-        .or(host.security)
-        .or(template.security)
-        .ok_or_else(|| unknown("BERTH_DEBIAN_SECURITY_MIRROR"))?;
-    let option = format!("[signed-by={keyring}]");
-    Ok(format!(
-        "deb {option} {mirror} {SUITE} main\n\
-         deb {option} {mirror} {SUITE}-updates main\n\
-         deb {option} {security} {SUITE}-security main\n"
-    ))
+    Ok(format!("deb [signed-by={keyring}] {mirror} {suite} main"))
+}
+
+/// A mirror that a variable names, or the host's apt, or the distribution's own template.
+fn mirror(variable: &str, of: impl Fn(Mirrors) -> Option<String>) -> Result<String> {
+    if let Some(named) = named_mirror(variable)? {
+        return Ok(named);
+    }
+    of(host_mirrors())
+        .or_else(|| of(template_mirrors()))
+        .ok_or_else(|| {
+            anyhow!(
+                "no mirror of Debian's archive is known; install the package python-apt-common, or name a mirror in \
+                 ${variable}"
+            )
+        })
 }
 
 fn named_mirror(variable: &str) -> Result<Option<String>> {

@@ -1,7 +1,7 @@
 //! The outer machine's system: Debian 13 as one read-only erofs image, with its kernel, the initramfs that starts it, and
 //! the QEMU that runs it.
 //!
-//! The same Debian root that runs inside also provides the tools that run outside: QEMU 10 and mkfs.erofs 1.8 are newer
+//! The same Debian root that runs inside also provides the tools that run outside: QEMU 11 and mkfs.erofs 1.8 are newer
 //! than what an older host has, and its own dynamic loader starts them from any directory, without chroot and root.
 
 use std::ffi::OsStr;
@@ -17,7 +17,12 @@ use crate::digest::Inputs;
 use crate::{command, debian, progress};
 
 /// Changes when the way the system is made does.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// Where QEMU comes from. Its emulation of nested virtualization loses interrupts in 10.0, which the release itself has.
+const NEWER_SUITE: &str = "trixie-backports";
+/// The source packages taken from there.
+const NEWER: &[&str] = &["src:qemu", "src:seabios"];
 
 /// What the outer machine has. Grouped by who needs it.
 const PACKAGES: &[&str] = &[
@@ -78,6 +83,7 @@ impl LabRoot {
         let mut inputs = Inputs::new("lab", VERSION);
         inputs
             .add("suite", debian::SUITE)
+            .add("newer", format!("{NEWER_SUITE} {}", NEWER.join(" ")))
             .add("packages", PACKAGES.join(" "))
             .add("unpacked", UNPACKED.join(" "))
             .add("initramfs", initramfs::inputs());
@@ -195,11 +201,17 @@ fn debootstrap(archive: &Path, log: &Path) -> Result<()> {
         .arg("--dpkgopt=path-exclude=/usr/share/man/*")
         .arg("--dpkgopt=path-exclude=/usr/share/locale/*")
         // Plain commands run as this user; kvm is the group that may open /dev/kvm.
+        .arg(format!(
+            "--setup-hook=printf 'Package: {}\\nPin: release n={NEWER_SUITE}\\nPin-Priority: 990\\n' \
+             >\"$1\"/etc/apt/preferences.d/newer",
+            NEWER.join(" ")
+        ))
         .arg("--customize-hook=chroot \"$1\" groupadd --force --system kvm")
         .arg("--customize-hook=chroot \"$1\" useradd --uid 1000 --groups kvm --shell /bin/sh --no-create-home lab")
         .arg(debian::SUITE)
         .arg(archive)
-        .args(debian::sources()?.lines());
+        .args(debian::sources()?.lines())
+        .arg(debian::source_of(NEWER_SUITE)?);
     command::logged(&mut command, log, |_| {})
 }
 

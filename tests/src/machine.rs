@@ -262,7 +262,11 @@ impl Machine {
     /// When there is not exactly one.
     pub fn daemon(&self) -> Result<Process> {
         let berth = &self.setup.berth;
-        self.only(|process| process.program.as_ref() == Some(berth), "daemon")
+        // Commands that a test runs are the same program, but not detached.
+        self.only(
+            |process| process.program.as_ref() == Some(berth) && process.leads_session,
+            "daemon",
+        )
     }
 
     /// The process that runs the virtual CPUs: QEMU, or the daemon itself on the kvm engine.

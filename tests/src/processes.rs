@@ -21,6 +21,8 @@ pub struct Process {
     pub name: String,
     /// The program it runs, where that may be seen.
     pub program: Option<PathBuf>,
+    /// Whether it leads a session, as a process does that has detached itself from whoever started it.
+    pub leads_session: bool,
 }
 
 /// The processes that carry this mark, lowest id first; zombies are not among them.
@@ -49,10 +51,16 @@ pub fn marked(mark: &str) -> Result<Vec<Process>> {
             continue;
         };
         let program = fs::read_link(entry.path().join("exe")).ok();
+        // "PID (NAME) STATE PARENT GROUP SESSION …"; the name may hold anything.
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let session = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
         found.push(Process {
             pid,
             name: name.trim_end().to_owned(),
             program,
+            leads_session: session == Some(pid),
         });
     }
     found.sort_by_key(|process| process.pid);

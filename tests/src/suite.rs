@@ -53,6 +53,11 @@ impl Context {
         self.setup.options.engine
     }
 
+    /// How many CPUs machines are started with.
+    pub fn cpus(&self) -> u8 {
+        self.setup.options.cpus
+    }
+
     /// A running machine with the base image, for cases that leave it as they found it.
     ///
     /// # Errors

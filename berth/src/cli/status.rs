@@ -27,7 +27,16 @@ pub(super) fn run(context: &CommandContext) -> Result<()> {
 
 /// What the daemon says, or what the machine's files say when it has none.
 pub(super) fn status(context: &CommandContext) -> Result<Status> {
-    match block_on(async { Ok(context.client().status().await) })? {
+    let client = context.client();
+    let asked = block_on(async {
+        Ok(match client.status().await {
+            // It ended while it was asked. Its socket has been closed with the connection, so the next connection finds
+            // none, or a daemon that is well.
+            Err(ClientError::Broken(_)) => client.status().await,
+            answer => answer,
+        })
+    })?;
+    match asked {
         Ok(status) => Ok(status),
         Err(ClientError::NoDaemon) => from_files(context),
         Err(error) => Err(error.into()),

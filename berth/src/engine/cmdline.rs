@@ -11,6 +11,8 @@ pub const COMMON: &str = concat!(
     " panic=-1 reboot=k,t",
     // Both engines offer entropy that is as good as the host's.
     " random.trust_cpu=on",
+    // The driver makes one interface by itself, which would be in the guest for nothing.
+    " dummy.numdummies=0",
 );
 
 /// How long the processor's clock is watched to know its rate. Long against the time it takes to read either clock.

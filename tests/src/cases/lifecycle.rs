@@ -65,7 +65,7 @@ fn status_tells_what_runs_and_how_much_it_takes(context: &Context) -> Result<Ver
         &status["engine"]["accelerator"],
         &json!(accelerator),
     )?;
-    same("CPUs", &status["settings"]["cpus"], &json!(2))?;
+    same("CPUs", &status["settings"]["cpus"], &json!(context.cpus()))?;
     same("daemon", &status["daemon_pid"], &json!(machine.daemon()?.pid))?;
     same(
         "docker socket",

@@ -74,6 +74,9 @@ pub(crate) struct RunArgs {
     /// Copy what the command leaves in $LAB_ARTIFACTS into this directory
     #[arg(long, value_name = "DIR")]
     artifacts: Option<PathBuf>,
+    /// Add to the outer machine's kernel command line, for example `kvm_amd.npt=0`
+    #[arg(long, value_name = "PARAMETERS", allow_hyphen_values = true)]
+    append: Option<String>,
     /// Show the outer machine's console on stderr
     #[arg(long)]
     console: bool,
@@ -101,6 +104,7 @@ pub(crate) fn run(args: &LabArgs, output: Output) -> Result<ExitCode> {
                 cpus: if args.icount { 1 } else { args.smp },
                 memory_mib: args.memory,
                 count_instructions: args.icount,
+                append: args.append.clone(),
             };
             let job = run::Job {
                 command: args.command.clone(),

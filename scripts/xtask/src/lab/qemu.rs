@@ -16,6 +16,8 @@ pub(super) struct Machine {
     pub(super) memory_mib: u32,
     /// One nanosecond of virtual time for every instruction.
     pub(super) count_instructions: bool,
+    /// More for the kernel's command line.
+    pub(super) append: Option<String>,
 }
 
 /// The files and descriptors one run hands to QEMU.
@@ -52,6 +54,10 @@ impl Machine {
         // Counted instructions are a clock of their own, which the kernel measures well.
         if let Some(khz) = clock::tsc_khz().filter(|_| !self.count_instructions) {
             parameters.push_str(&format!(" tsc_early_khz={khz}"));
+        }
+        if let Some(more) = &self.append {
+            parameters.push(' ');
+            parameters.push_str(more);
         }
         command.args(["-append", &parameters]);
         command.args([

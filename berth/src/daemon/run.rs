@@ -1,6 +1,7 @@
 //! The daemon's own life: from taking its locks to letting them go.
 
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
@@ -69,8 +70,9 @@ struct Daemon {
     supervisor: Supervisor,
     api: StdUnixListener,
     grace: Duration,
-    _disk_lock: Lock,
-    _lock: Lock,
+    /// Held until the process is gone: whoever waits for a lock waits for all that the process has.
+    _disk_lock: ManuallyDrop<Lock>,
+    _lock: ManuallyDrop<Lock>,
 }
 
 impl Daemon {
@@ -140,8 +142,8 @@ impl Daemon {
             supervisor,
             api,
             grace,
-            _disk_lock: disk_lock,
-            _lock: lock,
+            _disk_lock: ManuallyDrop::new(disk_lock),
+            _lock: ManuallyDrop::new(lock),
         })
     }
 

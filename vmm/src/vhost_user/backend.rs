@@ -49,10 +49,19 @@ pub(super) struct Backend {
     acked_features: u64,
     /// Which rings the device works on, in order; empty while it does not.
     active: Vec<usize>,
+    /// The device was stopped in a way that it may go on from.
+    suspended: bool,
+    /// Whether the configuration space is offered.
+    offers_config: bool,
 }
 
 impl Backend {
-    pub(super) fn new(name: &str, device: Box<dyn VirtioDevice>, event_loop: EventLoop) -> Backend {
+    pub(super) fn new(
+        name: &str,
+        device: Box<dyn VirtioDevice>,
+        event_loop: EventLoop,
+        offers_config: bool,
+    ) -> Backend {
         let vrings: Vec<Vring> = device
             .queue_max_sizes()
             .iter()
@@ -67,6 +76,8 @@ impl Backend {
             vrings,
             acked_features: 0,
             active: Vec::new(),
+            suspended: false,
+            offers_config,
         }
     }
 
@@ -93,13 +104,13 @@ impl Backend {
             .filter(|index| self.vrings[*index].is_ready())
             .collect();
         if ready.len() < configured || ready.is_empty() {
-            self.deactivate();
+            self.suspend();
             return Ok(());
         }
         if ready == self.active {
             return Ok(());
         }
-        self.deactivate();
+        self.suspend();
         self.activate(ready)
     }
 
@@ -127,6 +138,7 @@ impl Backend {
             Ok(()) => {
                 tracing::debug!(device = self.name, ?ready, "vhost-user device started");
                 self.active = ready;
+                self.suspended = false;
                 Ok(())
             }
             Err(ActivateError::MissingQueue(queue)) => {
@@ -142,14 +154,25 @@ impl Backend {
         }
     }
 
-    /// Stops the device: no ring and no memory is touched when this returns.
+    /// Stops the device for good: the driver has reset it or is gone.
     pub(super) fn deactivate(&mut self) {
-        if std::mem::take(&mut self.active).is_empty() {
+        if std::mem::take(&mut self.active).is_empty() && !std::mem::take(&mut self.suspended) {
             return;
         }
         self.device.deactivate();
         self.settle();
         tracing::debug!(device = self.name, "vhost-user device stopped");
+    }
+
+    /// Stops the device so that it may go on: no ring and no memory is touched when this returns.
+    fn suspend(&mut self) {
+        if std::mem::take(&mut self.active).is_empty() {
+            return;
+        }
+        self.device.suspend();
+        self.suspended = true;
+        self.settle();
+        tracing::debug!(device = self.name, "vhost-user device suspended");
     }
 
     fn settle(&mut self) {
@@ -278,7 +301,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         self.vring(index)?;
-        self.deactivate();
+        self.suspend();
         let base = self.vring(index)?.stop();
         Ok(VhostUserVringState::new(index, u32::from(base)))
     }
@@ -290,7 +313,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         // A device that runs watches the old descriptor.
         self.vring(index)?;
         if self.active.contains(&usize::from(index)) {
-            self.deactivate();
+            self.suspend();
         }
         self.vring(index)?.set_kick(Some(event(file)));
         self.update()
@@ -309,10 +332,11 @@ impl VhostUserBackendReqHandlerMut for Backend {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::MQ
+        let mut features = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        features.set(VhostUserProtocolFeatures::CONFIG, self.offers_config);
+        Ok(features)
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {

@@ -44,6 +44,25 @@ impl VhostUserServer {
         listener: UnixListener,
         device: Box<dyn VirtioDevice>,
     ) -> Result<VhostUserServer, VhostUserError> {
+        Self::spawn_device(name, listener, device, true)
+    }
+
+    /// [`Self::spawn`], but the device's configuration space is not offered: for a front end that has one of its own, as
+    /// QEMU's vhost-user-fs has, and warns of a second.
+    pub fn spawn_without_config(
+        name: &str,
+        listener: UnixListener,
+        device: Box<dyn VirtioDevice>,
+    ) -> Result<VhostUserServer, VhostUserError> {
+        Self::spawn_device(name, listener, device, false)
+    }
+
+    fn spawn_device(
+        name: &str,
+        listener: UnixListener,
+        device: Box<dyn VirtioDevice>,
+        offers_config: bool,
+    ) -> Result<VhostUserServer, VhostUserError> {
         let start_error = |source| VhostUserError::Start {
             name: name.to_owned(),
             source,
@@ -57,7 +76,7 @@ impl VhostUserServer {
             connection: Mutex::new(Connection::NotYet),
         });
         let seen = Arc::clone(&control);
-        let backend = Backend::new(name, device, event_loop);
+        let backend = Backend::new(name, device, event_loop, offers_config);
         let thread_name = name.to_owned();
         let thread = std::thread::Builder::new()
             .name(format!("vhu-{name}"))

@@ -67,6 +67,10 @@ impl VirtioDevice for Greedy {
         self.queues.clear();
         self.log.lock().unwrap().push("stopped".to_owned());
     }
+    fn suspend(&mut self) {
+        self.queues.clear();
+        self.log.lock().unwrap().push("suspended".to_owned());
+    }
 }
 
 struct Rig {
@@ -204,7 +208,7 @@ fn a_device_starts_stops_and_starts_again_where_it_was() {
 
     assert_eq!(rig.front.get_vring_base(0).unwrap(), 2);
     assert_eq!(rig.front.get_vring_base(1).unwrap(), 0);
-    assert_eq!(rig.log(), ["stopped"]);
+    assert_eq!(rig.log(), ["suspended"]);
 
     // The machine goes on.
     rig.offer(2);
@@ -214,12 +218,12 @@ fn a_device_starts_stops_and_starts_again_where_it_was() {
     assert_eq!(rig.used_index(), 3);
     rig.front.set_vring_enable(0, false).unwrap();
     rig.front.set_vring_enable(0, true).unwrap();
-    assert_eq!(rig.log(), ["stopped", "used 0, others 0"]);
+    assert_eq!(rig.log(), ["suspended", "used 0, others 0"]);
 
     // A ring that comes in later.
     rig.set_up_ring(2, 0);
     rig.front.set_vring_enable(2, true).unwrap();
-    assert_eq!(rig.log(), ["stopped", "used 0, others 1"]);
+    assert_eq!(rig.log(), ["suspended", "used 0, others 1"]);
 
     drop(rig.front);
     rig.server.wait().unwrap();
@@ -238,7 +242,11 @@ fn without_protocol_features_rings_start_by_themselves() {
     rig.set_up_ring(1, 0);
     // Nothing is acknowledged, but answers come in order.
     assert_eq!(rig.front.get_vring_base(0).unwrap(), 1);
-    assert_eq!(rig.log(), ["used 1, others 0", "stopped"]);
+    assert_eq!(rig.log(), ["used 1, others 0", "suspended"]);
+    // It will not go on.
+    drop(rig.front);
+    rig.server.wait().unwrap();
+    assert_eq!(*rig.log.lock().unwrap(), ["stopped"]);
 }
 
 #[test]
@@ -250,6 +258,24 @@ fn the_configuration_is_the_device_s() {
         .get_config(3, 6, VhostUserConfigFlags::empty(), &[0; 6])
         .unwrap();
     assert_eq!(bytes, b"figura");
+}
+
+#[test]
+fn a_front_end_may_have_a_configuration_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let device = Greedy {
+        queues: Vec::new(),
+        log: Arc::default(),
+    };
+    let _server = VhostUserServer::spawn_without_config("test", listener, Box::new(device)).unwrap();
+    let mut front = Frontend::connect(&path, 3).unwrap();
+    front.set_owner().unwrap();
+    front.get_features().unwrap();
+    let protocol = front.get_protocol_features().unwrap();
+    assert!(protocol.contains(VhostUserProtocolFeatures::MQ));
+    assert!(!protocol.contains(VhostUserProtocolFeatures::CONFIG));
 }
 
 #[test]

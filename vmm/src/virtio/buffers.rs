@@ -172,20 +172,54 @@ impl Parts {
     ) -> io::Result<usize> {
         let rest = self.rest();
         let count = rest.len().min(IOV_MAX) as libc::c_int;
-        let moved = loop {
-            let result = call(rest.as_ptr(), count);
-            match usize::try_from(result) {
-                Ok(moved) => break moved,
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
-            }
-        };
+        let moved = retry_interrupted(|| call(rest.as_ptr(), count))?;
         self.advance(moved);
         Ok(moved)
+    }
+
+    /// [`Self::transfer`] of no more than the first `limit` bytes.
+    fn transfer_up_to(
+        &mut self,
+        limit: usize,
+        mut call: impl FnMut(*const libc::iovec, libc::c_int) -> isize,
+    ) -> io::Result<usize> {
+        if limit == 0 || self.left == 0 {
+            return Ok(0);
+        }
+        if limit >= self.left {
+            return self.transfer(call);
+        }
+        // The piece in which the limit lies is made shorter for as long as the call takes.
+        let mut before = 0;
+        let mut last = self.done;
+        while before + self.iovecs[last].iov_len < limit {
+            before += self.iovecs[last].iov_len;
+            last += 1;
+        }
+        let whole = std::mem::replace(&mut self.iovecs[last].iov_len, limit - before);
+        let pieces = last + 1 - self.done;
+        let count = pieces.min(IOV_MAX) as libc::c_int;
+        let iovecs = self.rest().as_ptr();
+        let moved = retry_interrupted(|| call(iovecs, count));
+        self.iovecs[last].iov_len = whole;
+        let moved = moved?;
+        self.advance(moved);
+        Ok(moved)
+    }
+}
+
+/// Repeats a system call that a signal interrupted.
+fn retry_interrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(moved) => return Ok(moved),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
     }
 }
 
@@ -252,6 +286,23 @@ impl Readable {
         Ok(())
     }
 
+    /// One pwritev2(2) of at most `count` bytes from the front to `file` at `offset`; with `append` to its end, wherever
+    /// that is (RWF_APPEND). Takes what was written off the front. Returns how much, which may be less than asked.
+    pub fn write_some_at(
+        &mut self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        count: usize,
+        append: bool,
+    ) -> io::Result<usize> {
+        let position = file_position(offset)?;
+        let flags = if append { libc::RWF_APPEND } else { 0 };
+        self.0.transfer_up_to(count, |iovecs, count| {
+            // SAFETY: the vectors point into guest memory that `self` keeps mapped; the call only reads from it.
+            unsafe { libc::pwritev2(file.as_raw_fd(), iovecs, count, position, flags) }
+        })
+    }
+
     /// Sends `prefix` and then what is left to a stream socket, in one call that never blocks and raises no SIGPIPE.
     /// Returns how much of both together was sent, and takes the buffers' share off the front.
     pub fn send_after(&mut self, socket: BorrowedFd<'_>, prefix: &[u8]) -> io::Result<usize> {
@@ -267,25 +318,16 @@ impl Readable {
         message.msg_iov = iovecs.as_mut_ptr();
         // The field's type differs between C libraries.
         message.msg_iovlen = iovecs.len() as _;
-        let sent = loop {
+        let sent = retry_interrupted(|| {
             // SAFETY: `message` describes `prefix` and guest memory that `self` keeps mapped; the call only reads both.
-            let result = unsafe {
+            unsafe {
                 libc::sendmsg(
                     socket.as_raw_fd(),
                     &raw const message,
                     libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
                 )
-            };
-            match usize::try_from(result) {
-                Ok(sent) => break sent,
-                Err(_) => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
             }
-        };
+        })?;
         self.0.advance(sent.saturating_sub(prefix.len()));
         Ok(sent)
     }
@@ -320,6 +362,29 @@ impl Writable {
         copied
     }
 
+    /// Takes the first `count` bytes of room off the front; none, and nothing is taken, when there are fewer.
+    pub fn split_front(&mut self, count: usize) -> Option<Writable> {
+        if count > self.0.left {
+            return None;
+        }
+        let mut front = Parts::new(Arc::clone(&self.0.memory));
+        front.left = count;
+        let mut missing = count;
+        for piece in self.0.rest() {
+            if missing == 0 {
+                break;
+            }
+            let taken = piece.iov_len.min(missing);
+            front.iovecs.push(libc::iovec {
+                iov_base: piece.iov_base,
+                iov_len: taken,
+            });
+            missing -= taken;
+        }
+        self.0.advance(count);
+        Some(Writable(front))
+    }
+
     /// Takes the last `count` bytes of room off the end; none, and nothing is taken, when there are fewer.
     pub fn split_end(&mut self, count: usize) -> Option<Writable> {
         let at = self.0.left.checked_sub(count)?;
@@ -334,6 +399,17 @@ impl Writable {
     /// The room that is left, piece by piece.
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
         self.0.slices()
+    }
+
+    /// One preadv(2) of at most `count` bytes from `file` at `offset` to the front. Takes what was filled off the front.
+    /// Returns how much; 0 at the end of the file.
+    pub fn read_some_at(&mut self, file: BorrowedFd<'_>, offset: u64, count: usize) -> io::Result<usize> {
+        let position = file_position(offset)?;
+        self.0.transfer_up_to(count, |iovecs, count| {
+            // SAFETY: the vectors point into guest memory that `self` keeps mapped, which is writable and shared by its
+            // nature.
+            unsafe { libc::preadv(file.as_raw_fd(), iovecs, count, position) }
+        })
     }
 
     /// Fills all the room that is left from `file` at `offset`. The end of the file before that is an error.
@@ -359,233 +435,4 @@ fn file_position(offset: u64) -> io::Result<libc::off_t> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{io::Read, os::fd::AsFd, os::unix::net::UnixStream};
-
-    use proptest::prelude::*;
-    use vm_memory::GuestAddress;
-
-    use super::{super::test_driver::TestQueue, *};
-
-    const END_OF_MEMORY: u64 = 64 << 20;
-    const NEXT: u16 = 1;
-    const WRITE: u16 = 2;
-    const INDIRECT: u16 = 4;
-
-    fn buffers(driver: &mut TestQueue) -> Result<ChainBuffers, QueueError> {
-        let mut queue = driver.device_queue(0);
-        let chain = queue.pop().unwrap().unwrap();
-        ChainBuffers::new(&queue, chain)
-    }
-
-    fn refused(driver: &mut TestQueue) -> &'static str {
-        match buffers(driver) {
-            Err(QueueError::Chain { index: 0, what }) => what,
-            Err(other) => panic!("another error: {other}"),
-            Ok(_) => panic!("the chain was accepted"),
-        }
-    }
-
-    #[test]
-    fn the_halves_come_apart() {
-        let mut driver = TestQueue::new(8);
-        let head = driver.offer(&[b"head", b"er"], &[3, 5]);
-        let ChainBuffers {
-            mut readable,
-            mut writable,
-        } = buffers(&mut driver).unwrap();
-
-        assert_eq!(readable.len(), 6);
-        assert_eq!(readable.read_array::<7>(), None);
-        assert_eq!(&readable.read_array::<5>().unwrap(), b"heade");
-        assert_eq!(readable.len(), 1);
-
-        let mut status = writable.split_end(1).unwrap();
-        assert_eq!(writable.write(b"0123456789"), 7);
-        assert!(writable.is_empty());
-        assert_eq!(status.write(b"S"), 1);
-        assert_eq!(driver.buffer(head, 2), b"012");
-        assert_eq!(driver.buffer(head, 3), b"3456S");
-    }
-
-    #[test]
-    fn zero_lengths_are_skipped_wherever_they_point() {
-        let mut driver = TestQueue::new(8);
-        driver.offer_raw(&[
-            (GuestAddress(u64::MAX), 0, false),
-            (GuestAddress(0x20_0000), 4, true),
-            (GuestAddress(u64::MAX), 0, true),
-        ]);
-        let buffers = buffers(&mut driver).unwrap();
-        assert!(buffers.readable.is_empty());
-        assert_eq!(buffers.writable.len(), 4);
-    }
-
-    #[test]
-    fn buffers_outside_memory_are_refused() {
-        for (address, length) in [
-            (END_OF_MEMORY, 1),
-            (END_OF_MEMORY - 1, 2),
-            (0, u32::MAX),
-            (u64::MAX, 1),
-            (u64::MAX - 3, 8),
-        ] {
-            let mut driver = TestQueue::new(8);
-            driver.offer_raw(&[(GuestAddress(address), length, true)]);
-            assert_eq!(refused(&mut driver), "a buffer lies outside guest memory");
-        }
-    }
-
-    #[test]
-    fn the_wrong_order_is_refused() {
-        let mut driver = TestQueue::new(8);
-        driver.offer_raw(&[
-            (GuestAddress(0x20_0000), 4, true),
-            (GuestAddress(0x20_0000), 4, false),
-        ]);
-        assert!(refused(&mut driver).contains("follows"));
-    }
-
-    #[test]
-    fn loops_and_broken_links_are_refused() {
-        // A descriptor that is its own next.
-        let mut driver = TestQueue::new(8);
-        driver.write_descriptor(0, 0x20_0000, 4, NEXT, 0);
-        driver.publish(0);
-        assert!(refused(&mut driver).contains("ends"));
-        // A next outside the table.
-        let mut driver = TestQueue::new(8);
-        driver.write_descriptor(0, 0x20_0000, 4, NEXT, 8);
-        driver.publish(0);
-        assert!(refused(&mut driver).contains("ends"));
-        // A head outside the table.
-        let mut driver = TestQueue::new(8);
-        driver.publish(8);
-        assert!(refused(&mut driver).contains("ends"));
-        // More than 2^32 bytes.
-        let mut driver = TestQueue::new(128);
-        for entry in 0..127 {
-            driver.write_descriptor(entry, 0, END_OF_MEMORY as u32, NEXT | WRITE, entry + 1);
-        }
-        driver.write_descriptor(127, 0, END_OF_MEMORY as u32, WRITE, 0);
-        driver.publish(0);
-        assert!(refused(&mut driver).contains("ends"));
-    }
-
-    #[test]
-    fn indirect_tables_are_bounded() {
-        // A table outside memory.
-        let mut driver = TestQueue::new(8);
-        driver.write_descriptor(0, END_OF_MEMORY, 1600, INDIRECT, 0);
-        driver.publish(0);
-        assert!(refused(&mut driver).contains("ends"));
-        // A table that is no whole number of descriptors.
-        let mut driver = TestQueue::new(8);
-        driver.write_descriptor(0, 0x20_0000, 17, INDIRECT, 0);
-        driver.publish(0);
-        assert!(refused(&mut driver).contains("ends"));
-        // A table that lies in the ring's own descriptors and loops there: descriptor 1 leads to itself.
-        let mut driver = TestQueue::new(8);
-        driver.write_descriptor(0, 0x1010, 16 * 2000, INDIRECT, 0);
-        driver.write_descriptor(1, 0x20_0000, 4, NEXT, 0);
-        driver.publish(0);
-        assert!(refused(&mut driver).contains("more descriptors"));
-    }
-
-    #[test]
-    fn sending_goes_on_where_it_stopped() {
-        let mut driver = TestQueue::new(8);
-        let big = vec![7; 300_000];
-        driver.offer(&[b"abc", &big, b"xyz"], &[]);
-        let mut readable = buffers(&mut driver).unwrap().readable;
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-
-        let mut expected = b"PP".to_vec();
-        expected.extend_from_slice(b"abc");
-        expected.extend_from_slice(&big);
-        expected.extend_from_slice(b"xyz");
-        let total = expected.len();
-        let reader = std::thread::spawn(move || {
-            let mut got = vec![0; total];
-            theirs.read_exact(&mut got).unwrap();
-            got
-        });
-
-        let mut prefix: &[u8] = b"PP";
-        while !(prefix.is_empty() && readable.is_empty()) {
-            match readable.send_after(ours.as_fd(), prefix) {
-                Ok(sent) => prefix = &prefix[sent.min(prefix.len())..],
-                Err(error) => {
-                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-                    std::thread::yield_now();
-                }
-            }
-        }
-        assert!(reader.join().unwrap() == expected);
-    }
-
-    proptest! {
-        /// Any way of cutting a chain up gives the same bytes as cutting one flat buffer.
-        #[test]
-        fn slicing_matches_a_flat_buffer(
-            sizes in prop::collection::vec(0u32..40, 1..10),
-            steps in prop::collection::vec((0usize..3, 0usize..60), 0..12),
-        ) {
-            let mut driver = TestQueue::new(32);
-            let total: u32 = sizes.iter().sum();
-            let flat: Vec<u8> = (0..total).map(|byte| byte as u8).collect();
-            let mut at = 0;
-            let pieces: Vec<&[u8]> = sizes
-                .iter()
-                .map(|size| {
-                    let piece = &flat[at..at + *size as usize];
-                    at += *size as usize;
-                    piece
-                })
-                .collect();
-            let head = driver.offer(&pieces, &sizes);
-            let ChainBuffers { mut readable, mut writable } = buffers(&mut driver).unwrap();
-
-            let mut model: &[u8] = &flat;
-            let mut written = Vec::new();
-            let mut end: Vec<u8> = Vec::new();
-            for (kind, count) in steps {
-                match kind {
-                    0 => {
-                        let mut got = vec![0; count];
-                        let length = readable.read(&mut got);
-                        prop_assert_eq!(length, count.min(model.len()));
-                        prop_assert_eq!(&got[..length], &model[..length]);
-                        model = &model[length..];
-                        let length = writable.write(&got[..length]);
-                        written.extend_from_slice(&got[..length]);
-                    }
-                    1 => {
-                        readable.skip(count);
-                        model = &model[count.min(model.len())..];
-                    }
-                    _ => {
-                        let room = writable.len();
-                        match writable.split_end(count) {
-                            None => prop_assert!(count > room),
-                            Some(mut tail) => {
-                                prop_assert_eq!(tail.len(), count);
-                                let mark = vec![0xee; count];
-                                prop_assert_eq!(tail.write(&mark), count);
-                                end.extend_from_slice(&mark);
-                            }
-                        }
-                    }
-                }
-                prop_assert_eq!(readable.len(), model.len());
-                prop_assert_eq!(readable.slices().map(|slice| slice.len()).sum::<usize>(), model.len());
-                prop_assert_eq!(writable.len(), total as usize - written.len() - end.len());
-            }
-            let all: Vec<u8> = (0..sizes.len())
-                .flat_map(|which| driver.buffer(head, sizes.len() + which))
-                .collect();
-            prop_assert_eq!(&all[..written.len()], &written[..]);
-            prop_assert_eq!(&all[all.len() - end.len()..], &end[..]);
-        }
-    }
-}
+mod tests;

@@ -43,8 +43,8 @@ pub enum ActivateError {
 
 /// A virtio device, whatever the transport.
 ///
-/// Lifecycle: made once; then any number of rounds of `activate` and `deactivate`. `read_config` and `write_config` may
-/// come at any time between.
+/// Lifecycle: made once; then any number of rounds of `activate` and `deactivate`, with `suspend` and `activate` any number
+/// of times in between. `read_config` and `write_config` may come at any time.
 pub trait VirtioDevice: Send {
     /// The device id (virtio 1.2, section 5).
     fn device_id(&self) -> u32;
@@ -68,6 +68,13 @@ pub trait VirtioDevice: Send {
     /// Stops all work: when this returns, no queue and no guest memory is touched any more, and the device is as new.
     /// Called for a reset by the driver and before the machine ends; a no-op when not active.
     fn deactivate(&mut self);
+
+    /// Stops all work as `deactivate` does, but the driver may go on where it was: what it relies on beyond its queues is
+    /// kept for the next `activate`, until `deactivate`. Called where a stop for a pause and a reset look alike (a
+    /// vhost-user front end does not say which). Devices whose drivers rely on nothing need not tell the two apart.
+    fn suspend(&mut self) {
+        self.deactivate();
+    }
 }
 
 /// Copies the part of `config` from `offset` into `data`, zeroes past its end: the usual [`VirtioDevice::read_config`].

@@ -18,8 +18,8 @@ pub mod vsock;
 
 #[cfg(test)]
 mod hostile_tests;
-#[cfg(test)]
-pub(crate) mod test_driver;
+#[cfg(any(test, feature = "test-driver"))]
+pub mod test_driver;
 
 pub use device::{ActivateError, Activation, VirtioDevice};
 pub use interrupt::{Interrupt, InterruptCause};

@@ -26,7 +26,7 @@ const DESC_F_WRITE: u16 = 2;
 
 /// Collects interrupts.
 #[derive(Default)]
-pub(crate) struct TestInterrupt {
+pub struct TestInterrupt {
     seen: Mutex<Vec<InterruptCause>>,
     changed: Condvar,
 }
@@ -41,12 +41,12 @@ impl Interrupt for TestInterrupt {
 
 impl TestInterrupt {
     /// All interrupts so far; forgets them.
-    pub(crate) fn take(&self) -> Vec<InterruptCause> {
+    pub fn take(&self) -> Vec<InterruptCause> {
         std::mem::take(&mut self.seen.lock().unwrap())
     }
 
     /// Waits until an interrupt of this cause has come, and forgets all that came. Panics after 30 s.
-    pub(crate) fn wait_for(&self, cause: InterruptCause) {
+    pub fn wait_for(&self, cause: InterruptCause) {
         let seen = self.seen.lock().unwrap();
         let limit = std::time::Duration::from_secs(30);
         let (mut seen, timeout) = self
@@ -60,13 +60,17 @@ impl TestInterrupt {
 
 /// The memory and interrupt that the queues of one device share.
 #[derive(Clone)]
-pub(crate) struct TestMachine {
-    pub(crate) memory: GuestRam,
-    pub(crate) interrupt: Arc<TestInterrupt>,
+pub struct TestMachine {
+    /// Guest memory: 64 MiB from address 0.
+    pub memory: GuestRam,
+    /// All interrupts end here.
+    pub interrupt: Arc<TestInterrupt>,
 }
 
 impl TestMachine {
-    pub(crate) fn new() -> TestMachine {
+    /// Blank memory and no interrupt yet.
+    #[allow(clippy::new_without_default, reason = "a test says that it makes a machine")]
+    pub fn new() -> TestMachine {
         let regions = GuestRegions::from_ranges(&[(GuestAddress(0), MEMORY_SIZE)]).unwrap();
         TestMachine {
             memory: GuestRam::new(regions),
@@ -75,7 +79,7 @@ impl TestMachine {
     }
 
     /// What a transport hands a device whose driver agreed on `features`.
-    pub(crate) fn activation(
+    pub fn activation(
         &self,
         queues: Vec<Option<VirtQueue>>,
         features: u64,
@@ -90,13 +94,13 @@ impl TestMachine {
     }
 
     /// Queue `index` of up to 15, `size` entries long.
-    pub(crate) fn queue(&self, index: u16, size: u16) -> TestQueue {
+    pub fn queue(&self, index: u16, size: u16) -> TestQueue {
         TestQueue::on(self.clone(), index, size)
     }
 }
 
 /// One queue, seen from the driver.
-pub(crate) struct TestQueue {
+pub struct TestQueue {
     machine: TestMachine,
     index: u16,
     size: u16,
@@ -114,7 +118,7 @@ pub(crate) struct TestQueue {
 
 impl TestQueue {
     /// A queue with a machine of its own.
-    pub(crate) fn new(size: u16) -> TestQueue {
+    pub fn new(size: u16) -> TestQueue {
         TestMachine::new().queue(0, size)
     }
 
@@ -144,15 +148,22 @@ impl TestQueue {
     }
 
     /// The device's end, with VIRTIO_RING_F_EVENT_IDX as given.
-    pub(crate) fn device_queue_with(&mut self, event_idx: bool) -> VirtQueue {
+    pub fn device_queue_with(&mut self, event_idx: bool) -> VirtQueue {
         self.event_idx = event_idx;
+        self.resume_device_queue(0, 0)
+    }
+
+    /// The device's end, as it was before but for its positions in the available and the used ring.
+    pub fn resume_device_queue(&mut self, next_avail: u16, next_used: u16) -> VirtQueue {
         let mut queue = Queue::new(self.size).unwrap();
         queue.set_size(self.size);
-        queue.set_event_idx(event_idx);
+        queue.set_event_idx(self.event_idx);
         queue.set_desc_table_address(Some(self.desc(0) as u32), Some(0));
         queue.set_avail_ring_address(Some(self.avail() as u32), Some(0));
         queue.set_used_ring_address(Some(self.used() as u32), Some(0));
         queue.set_ready(true);
+        queue.set_next_avail(next_avail);
+        queue.set_next_used(next_used);
         let interrupt: Arc<dyn Interrupt> = self.machine.interrupt.clone();
         VirtQueue::new(
             self.index,
@@ -164,7 +175,7 @@ impl TestQueue {
     }
 
     /// The device's end, without event suppression. `index` must be this queue's.
-    pub(crate) fn device_queue(&mut self, index: u16) -> VirtQueue {
+    pub fn device_queue(&mut self, index: u16) -> VirtQueue {
         assert_eq!(index, self.index);
         self.device_queue_with(false)
     }
@@ -209,7 +220,7 @@ impl TestQueue {
 
     /// Offers one chain: `readable` buffers with these contents, then `writable` ones of these sizes. Returns its head.
     /// Does not kick.
-    pub(crate) fn offer(&mut self, readable: &[&[u8]], writable: &[u32]) -> u16 {
+    pub fn offer(&mut self, readable: &[&[u8]], writable: &[u32]) -> u16 {
         let mut parts = Vec::new();
         for bytes in readable {
             let address = self.allocate(bytes.len() as u32);
@@ -224,7 +235,7 @@ impl TestQueue {
     }
 
     /// Offers one chain of exactly these (address, length, device-writable) descriptors, hostile ones too.
-    pub(crate) fn offer_raw(&mut self, parts: &[(GuestAddress, u32, bool)]) -> u16 {
+    pub fn offer_raw(&mut self, parts: &[(GuestAddress, u32, bool)]) -> u16 {
         assert!(
             !parts.is_empty() && parts.len() <= self.free.len(),
             "not enough free descriptors"
@@ -256,7 +267,7 @@ impl TestQueue {
     }
 
     /// Writes one descriptor as it is.
-    pub(crate) fn write_descriptor(&self, entry: u16, address: u64, length: u32, flags: u16, next: u16) {
+    pub fn write_descriptor(&self, entry: u16, address: u64, length: u32, flags: u16, next: u16) {
         let at = self.desc(entry);
         self.write(at, address);
         self.write(at + 8, length);
@@ -267,7 +278,7 @@ impl TestQueue {
     /// Writes arbitrary bytes over the descriptor table, as descriptors that a bit more often than not point somewhere
     /// in memory: of every 16 bytes the upper half of the address and of the length are cleared where the last byte is
     /// even.
-    pub(crate) fn scribble(&self, bytes: &[u8]) {
+    pub fn scribble(&self, bytes: &[u8]) {
         for (entry, descriptor) in bytes.chunks_exact(16).take(usize::from(self.size)).enumerate() {
             let mut descriptor: [u8; 16] = descriptor.try_into().unwrap();
             if descriptor[15].is_multiple_of(2) {
@@ -281,30 +292,30 @@ impl TestQueue {
     }
 
     /// Puts a head on the available ring, whatever it points to.
-    pub(crate) fn publish(&mut self, head: u16) {
+    pub fn publish(&mut self, head: u16) {
         self.write(self.avail() + 4 + u64::from(self.avail_idx % self.size) * 2, head);
         self.set_avail_idx(self.avail_idx.wrapping_add(1));
     }
 
     /// Sets the available index as it is.
-    pub(crate) fn set_avail_idx(&mut self, index: u16) {
+    pub fn set_avail_idx(&mut self, index: u16) {
         self.avail_idx = index;
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         self.write(self.avail() + 2, index);
     }
 
     /// Sets the flags of the available ring: 1 asks for no interrupts.
-    pub(crate) fn set_avail_flags(&self, flags: u16) {
+    pub fn set_avail_flags(&self, flags: u16) {
         self.write(self.avail(), flags);
     }
 
     /// Kicks the device.
-    pub(crate) fn kick(&self) {
+    pub fn kick(&self) {
         self.kick.write(1).unwrap();
     }
 
     /// Takes the next used element: (head, bytes written). Frees its descriptors.
-    pub(crate) fn take_used(&mut self) -> Option<(u16, u32)> {
+    pub fn take_used(&mut self) -> Option<(u16, u32)> {
         let index: u16 = self.read(self.used() + 2);
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
         if index == self.used_seen {
@@ -325,7 +336,7 @@ impl TestQueue {
     }
 
     /// Waits for the next used element. Panics after 30 s.
-    pub(crate) fn wait_used(&mut self) -> (u16, u32) {
+    pub fn wait_used(&mut self) -> (u16, u32) {
         let interrupt = Arc::clone(&self.machine.interrupt);
         let limit = Instant::now() + Duration::from_secs(30);
         loop {
@@ -343,7 +354,7 @@ impl TestQueue {
     }
 
     /// The bytes of buffer `which` of the chain that `head` starts or started.
-    pub(crate) fn buffer(&self, head: u16, which: usize) -> Vec<u8> {
+    pub fn buffer(&self, head: u16, which: usize) -> Vec<u8> {
         let (address, length) = self.buffers[&head][which];
         let mut bytes = vec![0; length as usize];
         self.machine
@@ -355,12 +366,12 @@ impl TestQueue {
     }
 
     /// How many descriptors are free.
-    pub(crate) fn free_descriptors(&self) -> usize {
+    pub fn free_descriptors(&self) -> usize {
         self.free.len()
     }
 
     /// All interrupts of the machine so far; forgets them.
-    pub(crate) fn interrupts(&self) -> Vec<InterruptCause> {
+    pub fn interrupts(&self) -> Vec<InterruptCause> {
         self.machine.interrupt.take()
     }
 }

@@ -22,5 +22,6 @@ pub mod output;
 pub mod paths;
 pub mod process;
 pub mod progress;
+pub mod shares;
 pub mod size;
 mod stream;

@@ -128,6 +128,13 @@ impl Paths {
     }
 }
 
+/// The user's home directory; none when HOME is not set to an absolute path.
+pub fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|home| home.is_absolute())
+}
+
 /// The files of one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachinePaths {

@@ -1,6 +1,7 @@
 //! The files of `/etc` that differ from machine to machine. The image has symbolic links to them in
 //! `/run/berth/etc`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
@@ -8,9 +9,21 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use protocol::boot::{MachineConfig, NetworkConfig};
+use protocol::shares::is_id;
 
 /// Where the links of the image lead.
 pub(crate) const DIRECTORY: &str = "/run/berth/etc";
+
+/// Writes the copies of the host's files into `directory`, for containers to be given.
+pub(crate) fn write_host_files(directory: &Path, files: &BTreeMap<String, Vec<u8>>) -> anyhow::Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    for (name, content) in files {
+        ensure!(is_id(name), "{name:?} is not the name of a file of the host");
+        let path = directory.join(name);
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
 
 /// Writes them all into `directory`.
 pub(crate) fn write_all(directory: &Path, config: &MachineConfig) -> anyhow::Result<()> {
@@ -133,9 +146,22 @@ mod tests {
             hostname: "berth".into(),
             network: Some(network()),
             docker: serde_json::Map::new(),
+            shares: Vec::new(),
+            host_files: BTreeMap::new(),
         };
         write_all(&etc, &config).unwrap();
         assert_eq!(fs::read_to_string(etc.join("hostname")).unwrap(), "berth\n");
         assert!(etc.join("hosts").exists() && etc.join("resolv.conf").exists());
+    }
+
+    #[test]
+    fn copies_of_the_hosts_files_stay_in_their_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = directory.path().join("host");
+        let files = |name: &str| BTreeMap::from([(name.to_owned(), b"TZif2\0".to_vec())]);
+        write_host_files(&host, &files("localtime")).unwrap();
+        assert_eq!(fs::read(host.join("localtime")).unwrap(), b"TZif2\0");
+        assert!(write_host_files(&host, &files("../x")).is_err());
+        assert!(!directory.path().join("x").exists());
     }
 }

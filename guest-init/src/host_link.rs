@@ -273,7 +273,10 @@ fn replaces(new: &GuestEvent, old: &GuestEvent) -> bool {
             GuestEvent::DockerStarting | GuestEvent::DockerReady { .. } | GuestEvent::DockerExited { .. }
         )
     };
-    std::mem::discriminant(new) == std::mem::discriminant(old) || of_docker(new) && of_docker(old)
+    match (new, old) {
+        (GuestEvent::ShareFailed { id: new, .. }, GuestEvent::ShareFailed { id: old, .. }) => new == old,
+        _ => std::mem::discriminant(new) == std::mem::discriminant(old) || of_docker(new) && of_docker(old),
+    }
 }
 
 #[cfg(test)]
@@ -294,6 +297,8 @@ mod tests {
                 hostname: "berth".into(),
                 network: None,
                 docker: serde_json::Map::new(),
+                shares: Vec::new(),
+                host_files: std::collections::BTreeMap::new(),
             },
         }
     }
@@ -408,6 +413,18 @@ mod tests {
                 .unwrap_err()
                 .contains("unknown version")
         );
+    }
+
+    #[test]
+    fn every_share_that_failed_is_a_fact() {
+        let mut facts = Facts::default();
+        for id in ["s0", "s1", "s0"] {
+            facts.add(&GuestEvent::ShareFailed {
+                id: id.into(),
+                message: String::new(),
+            });
+        }
+        assert_eq!(facts.0.len(), 2);
     }
 
     #[test]

@@ -21,7 +21,9 @@ mod mounts;
 mod network;
 mod reaper;
 mod rlimits;
+mod root;
 mod services;
+mod shares;
 mod shutdown;
 mod status;
 mod sysctl;
@@ -37,6 +39,7 @@ use std::time::Duration;
 use anyhow::Context;
 use protocol::boot::{GuestEvent, HostHello, MachineConfig};
 use protocol::ports;
+use protocol::shares::HOST_FILES;
 use tokio::sync::mpsc;
 use tokio_vsock::{VsockAddr, VsockStream};
 
@@ -44,7 +47,9 @@ use crate::console::{error, notice, warning};
 use crate::docker::Docker;
 use crate::host_link::{Events, Hello, HostLink};
 use crate::reaper::Reaper;
+use crate::root::Root;
 use crate::services::control;
+use crate::shares::Shares;
 use crate::shutdown::{Shutdown, ShutdownRequests};
 
 fn main() -> ExitCode {
@@ -63,7 +68,7 @@ fn main() -> ExitCode {
 
 /// The life of the machine; it returns when it is time to power off.
 fn live() {
-    mounts::mount_all();
+    let root = mounts::mount_all();
     console::open();
     console::configure();
     notice!(
@@ -80,7 +85,7 @@ fn live() {
         .build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(serve());
+            let ended = runtime.block_on(serve(root));
             // Whatever blocks a thread now is of no further interest.
             runtime.shutdown_background();
             ended
@@ -100,9 +105,10 @@ struct Machine {
     events: Events,
     shutdown: Shutdown,
     data_disk_mounted: Arc<AtomicBool>,
+    shares: Arc<Shares>,
 }
 
-async fn serve() -> anyhow::Result<()> {
+async fn serve(root: Root) -> anyhow::Result<()> {
     let (shutdown, requests) = Shutdown::new();
     shutdown.obey_signals().context("cannot handle signals")?;
     let reaper = Reaper::new(true);
@@ -114,6 +120,7 @@ async fn serve() -> anyhow::Result<()> {
         events,
         shutdown,
         data_disk_mounted: Arc::default(),
+        shares: Shares::new(root),
     };
 
     // Before the hello: the host may call as soon as it has it.
@@ -149,6 +156,7 @@ impl Machine {
         let context = control::Context {
             docker: self.docker.clone(),
             data_disk_mounted: self.data_disk_mounted.clone(),
+            shares: self.shares.clone(),
             shutdown: self.shutdown.clone(),
         };
         tokio::spawn(services::accept("CONTROL", control, move |stream| {
@@ -199,6 +207,9 @@ impl Machine {
     /// Makes this guest the machine that `config` describes.
     async fn set_up(&self, config: &MachineConfig) -> anyhow::Result<()> {
         etc_files::write_all(Path::new(etc_files::DIRECTORY), config)?;
+        if let Err(e) = etc_files::write_host_files(Path::new(HOST_FILES), &config.host_files) {
+            self.warn(format!("containers cannot have the host's time zone: {e:#}"));
+        }
         rustix::system::sethostname(config.hostname.as_bytes()).context("cannot set the host name")?;
         sysctl::apply_all();
         if let Err(e) = network::bring_up_loopback() {
@@ -217,6 +228,8 @@ impl Machine {
         self.data_disk_mounted.store(true, Ordering::Relaxed);
         notice!("data disk is mounted");
         self.events.send(GuestEvent::DataDiskReady { formatted });
+        // Before dockerd, which starts containers that want them; after the data disk, whose `/root` a share may cover.
+        self.shares.mount_all(&config.shares, &self.events).await;
         docker::start(
             self.docker.clone(),
             self.reaper.clone(),

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 
 use crate::console::{error, warning};
+use crate::root::Root;
 
 /// One line of the table.
 struct Mount {
@@ -91,9 +92,13 @@ const LINKS: [(&str, &str); 4] = [
     ("/proc/self/fd/2", "/dev/stderr"),
 ];
 
-/// Mounts everything. A failure is reported and passed over: with whatever is there, the machine may still get as far as
-/// telling the host.
-pub(crate) fn mount_all() {
+/// Mounts everything, on a root of its own. A failure is reported and passed over: with whatever is there, the machine may
+/// still get as far as telling the host.
+pub(crate) fn mount_all() -> Root {
+    let root = Root::overlay().unwrap_or_else(|e| {
+        error!("shares can be mounted only where the image has a directory: {e:#}");
+        Root::default()
+    });
     for entry in TABLE {
         if entry.make
             && let Err(e) = fs::create_dir_all(entry.target)
@@ -120,4 +125,5 @@ pub(crate) fn mount_all() {
     if let Err(e) = mount_change("/", MountPropagationFlags::SHARED | MountPropagationFlags::REC) {
         warning!("cannot make mounts shared, rshared volumes will not work: {e}");
     }
+    root
 }

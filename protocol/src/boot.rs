@@ -1,9 +1,12 @@
 //! The first conversation of a boot, on [`crate::ports::BOOT`]: guest-init calls the host, both say hello, and the guest
 //! reports what happens from then on. The host needs no polling: a guest that is up has called.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::shares::ShareMount;
 
 /// What the guest says first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,14 @@ pub struct MachineConfig {
     /// Settings for dockerd's `daemon.json`; they win over guest-init's own defaults, key by key.
     #[serde(default)]
     pub docker: serde_json::Map<String, serde_json::Value>,
+    /// Directories of the host, to be mounted before dockerd starts. The file system they are in (tag
+    /// [`crate::shares::TAG`]) is there also when this is empty.
+    #[serde(default)]
+    pub shares: Vec<ShareMount>,
+    /// Copies of files of the host that containers are commonly given (its time zone). The guest keeps each in
+    /// [`crate::shares::HOST_FILES`] under this name.
+    #[serde(default)]
+    pub host_files: BTreeMap<String, Vec<u8>>,
 }
 
 /// A static address for `eth0`.
@@ -81,6 +92,13 @@ pub enum GuestEvent {
         status: String,
         /// Milliseconds until the next try.
         restart_in_ms: u64,
+    },
+    /// A share of the configuration could not be mounted; the machine goes on without it.
+    ShareFailed {
+        /// Which: [`ShareMount::id`].
+        id: String,
+        /// What failed and why.
+        message: String,
     },
     /// Something the user should know that does not stop the machine.
     Warning {

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::shares::ShareMount;
+
 /// What the host asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
@@ -15,6 +17,14 @@ pub enum Request {
     SetClock {
         /// The host's time, in nanoseconds since the Unix epoch.
         unix_time_ns: u64,
+    },
+    /// Mount a share that the host has added to the shared file system. Answered by [`Reply::Done`] when it is there.
+    MountShare(ShareMount),
+    /// Unmount a share. Answered by [`Reply::Done`] when no new container can get at it; those that have it keep it, and
+    /// get errors once the host has taken it away. A share that is not mounted is no error.
+    UnmountShare {
+        /// Which: [`ShareMount::id`].
+        id: String,
     },
     /// Stop containers and dockerd, sync and unmount, power off. Answered by [`Reply::Done`] before it begins.
     Shutdown {

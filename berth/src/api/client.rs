@@ -16,8 +16,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ApiError, EXEC_UPGRADE, LogsQuery, Status, StopRequest, Version};
+use super::types::{
+    ApiError, EXEC_UPGRADE, LogsQuery, ShareQuery, ShareRequest, SharesReport, Status, StopRequest, Version,
+};
 use crate::machine::events::Event;
+use crate::machine::shares::ShareReport;
 
 /// How long the daemon may take to begin an answer. It answers at once or never.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -103,6 +106,29 @@ impl Client {
         self.post("/v1/resume", &()).await
     }
 
+    /// The machine's shares.
+    pub async fn shares(&self) -> Result<SharesReport, ClientError> {
+        self.get("/v1/shares").await
+    }
+
+    /// Shares a directory with the running machine.
+    pub async fn add_share(&self, share: &ShareRequest) -> Result<ShareReport, ClientError> {
+        let body = serde_json::to_vec(share).map_err(ClientError::broken)?;
+        let response = self
+            .request(request(Method::POST, "/v1/shares", body.into())?)
+            .await?;
+        understood(response).await
+    }
+
+    /// Takes a share away from the running machine.
+    pub async fn remove_share(&self, share: &ShareQuery) -> Result<(), ClientError> {
+        let path = share.path.to_string_lossy();
+        let path = format!("/v1/shares?path={}&force={}", encoded(&path), share.force);
+        self.request(request(Method::DELETE, &path, Bytes::new())?)
+            .await?;
+        Ok(())
+    }
+
     /// What has happened to the machine since its start began, and what happens from now on.
     pub async fn events(&self) -> Result<Events, ClientError> {
         let response = self
@@ -141,14 +167,7 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let response = self.request(request(Method::GET, path, Bytes::new())?).await?;
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(ClientError::broken)?
-            .to_bytes();
-        serde_json::from_slice(&body).map_err(ClientError::NotUnderstood)
+        understood(self.request(request(Method::GET, path, Bytes::new())?).await?).await
     }
 
     async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), ClientError> {
@@ -198,6 +217,29 @@ impl Client {
         };
         Err(ClientError::Refused { status, message })
     }
+}
+
+async fn understood<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(ClientError::broken)?
+        .to_bytes();
+    serde_json::from_slice(&body).map_err(ClientError::NotUnderstood)
+}
+
+/// A value of a query, percent-encoded (RFC 3986, section 2.1).
+fn encoded(text: &str) -> String {
+    let mut encoded = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
 }
 
 fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
@@ -252,5 +294,21 @@ impl Events {
                 None => return Ok(None),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_query_is_read_back_as_it_was() {
+        let path = "/home/me/ä b&c=d+e%/#?";
+        assert_eq!(encoded(path), "/home/me/%C3%A4%20b%26c%3Dd%2Be%25/%23%3F");
+        let uri: hyper::Uri = format!("/v1/shares?path={}&force=true", encoded(path))
+            .parse()
+            .unwrap();
+        let query = axum::extract::Query::<ShareQuery>::try_from_uri(&uri).unwrap();
+        assert_eq!((query.path.to_str(), query.force), (Some(path), true));
     }
 }

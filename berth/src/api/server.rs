@@ -20,12 +20,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 
-use super::types::{ApiError, EXEC_UPGRADE, LogSource, LogsQuery, StopRequest, Version};
+use super::types::{
+    ApiError, EXEC_UPGRADE, LogSource, LogsQuery, ShareQuery, ShareRequest, SharesReport, StopRequest,
+    Version,
+};
 use crate::exit::chain;
 use crate::guest::GuestDial;
 use crate::logs::{Follow, FollowError};
 use crate::machine::handle::{Command, Handle};
+use crate::machine::shares::{ChangeError, ShareReport};
 use crate::machine::state::State;
+use crate::shares::Share;
 
 /// How much of a guest's log is sent at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -46,6 +51,7 @@ pub async fn serve(
         .route("/v1/stop", post(stop_machine))
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
+        .route("/v1/shares", get(shares).post(add_share).delete(remove_share))
         .route("/v1/exec", post(exec))
         .route("/v1/logs", get(logs))
         .fallback(nothing_here)
@@ -81,8 +87,32 @@ impl Refusal {
         )
     }
 
+    fn broke_off(error: tokio::task::JoinError) -> Refusal {
+        tracing::error!(%error, "a request broke off");
+        Refusal(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the daemon could not finish this; `berth logs` may tell why".into(),
+        )
+    }
+
     fn bad_gateway(error: impl Into<anyhow::Error>) -> Refusal {
         Refusal(StatusCode::BAD_GATEWAY, chain(&error.into()))
+    }
+}
+
+impl From<ChangeError> for Refusal {
+    fn from(error: ChangeError) -> Refusal {
+        let status = match error {
+            ChangeError::NotRunning(_) => StatusCode::CONFLICT,
+            ChangeError::Rules(_) | ChangeError::SharedOtherwise { .. } | ChangeError::Unusable(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            ChangeError::NoSuchShare { .. } => StatusCode::NOT_FOUND,
+            ChangeError::InUse { .. } => StatusCode::LOCKED,
+            ChangeError::Guest(_) => StatusCode::BAD_GATEWAY,
+            ChangeError::NotKept(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refusal(status, chain(&error.into()))
     }
 }
 
@@ -153,6 +183,45 @@ async fn ask(
         Ok(Err(message)) => Err(Refusal(StatusCode::CONFLICT, message)),
         Err(_) => Err(Refusal::not_running(&server.machine.state())),
     }
+}
+
+async fn shares(Shared(server): Shared<Server>) -> Json<SharesReport> {
+    Json(SharesReport {
+        shares: server.machine.shares.list(),
+    })
+}
+
+async fn add_share(
+    Shared(server): Shared<Server>,
+    Json(request): Json<ShareRequest>,
+) -> Result<Json<ShareReport>, Refusal> {
+    let machine = &server.machine;
+    // In a task of its own: a client that leaves must not leave a share half made.
+    let added = tokio::spawn({
+        let machine = Arc::clone(machine);
+        async move {
+            let share = tokio::task::spawn_blocking(move || {
+                let target = request.target.as_deref();
+                Share::new(&request.path, target, request.read_only, &request.exclude)
+            })
+            .await
+            .map_err(Refusal::broke_off)?
+            .map_err(ChangeError::from)?;
+            Ok::<_, Refusal>(machine.shares.add(&machine, share).await?)
+        }
+    });
+    added.await.map_err(Refusal::broke_off)?.map(Json)
+}
+
+async fn remove_share(
+    Shared(server): Shared<Server>,
+    Query(query): Query<ShareQuery>,
+) -> Result<StatusCode, Refusal> {
+    let machine = Arc::clone(&server.machine);
+    let removed =
+        tokio::spawn(async move { machine.shares.remove(&machine, &query.path, query.force).await });
+    removed.await.map_err(Refusal::broke_off)??;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn running(server: &Server) -> Result<GuestDial, Refusal> {

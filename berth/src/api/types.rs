@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::EngineDescription;
 use crate::machine::failure::Failure;
 use crate::machine::settings::Settings;
+use crate::machine::shares::ShareReport;
 use crate::machine::state::State;
 use crate::size::Size;
 
@@ -58,6 +59,9 @@ pub struct Status {
     pub docker: DockerReport,
     /// The guest's own system.
     pub guest: Option<GuestReport>,
+    /// Directories of the host that its containers can have.
+    #[serde(default)]
+    pub shares: Vec<ShareReport>,
     /// How its network is, in words; none when it has none.
     pub network: Option<String>,
     /// The daemon's API socket.
@@ -159,6 +163,39 @@ pub struct LogsQuery {
     /// Go on as it grows.
     #[serde(default)]
     pub follow: bool,
+}
+
+/// `GET /v1/shares`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SharesReport {
+    /// One by one.
+    pub shares: Vec<ShareReport>,
+}
+
+/// The body of `POST /v1/shares`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareRequest {
+    /// The directory.
+    pub path: PathBuf,
+    /// Where the machine is to have it; the same path when none.
+    #[serde(default)]
+    pub target: Option<PathBuf>,
+    /// The machine may only read it.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What of it the machine does not see, relative to `path`.
+    #[serde(default)]
+    pub exclude: Vec<PathBuf>,
+}
+
+/// The query of `DELETE /v1/shares`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareQuery {
+    /// The directory.
+    pub path: PathBuf,
+    /// Also when running containers have it.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// The logs of a machine.

@@ -7,10 +7,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::CommandContext;
+use super::status::describe_share;
 use crate::config::template;
 use crate::exit::{Code, Failure};
 use crate::host::Host;
 use crate::machine::settings::Settings;
+use crate::machine::shares::ShareReport;
 use crate::output::{self, table};
 
 #[derive(Debug, Clone, Args)]
@@ -70,12 +72,27 @@ pub(super) fn run(context: &CommandContext, args: &ConfigArgs) -> Result<()> {
     } else {
         " (not there; defaults hold)"
     };
+    let shares = effective
+        .settings
+        .shares
+        .iter()
+        .cloned()
+        .map(ShareReport::without_machine);
+    let shares: Vec<_> = shares.map(|report| describe_share(&report)).collect();
     let text = table(&[
         ("file", format!("{}{there}", effective.path.display())),
         ("cpus", effective.settings.cpus.to_string()),
         ("memory", effective.settings.memory.to_string()),
         ("disk", effective.settings.disk.to_string()),
         ("engine", effective.settings.engine.to_string()),
+        (
+            "shares",
+            if shares.is_empty() {
+                "none".into()
+            } else {
+                shares.join(", ")
+            },
+        ),
         ("docker context", effective.docker_context.clone()),
         ("switch context", yes_no(effective.switch_context)),
         ("network", yes_no(effective.network)),

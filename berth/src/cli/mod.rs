@@ -12,6 +12,7 @@ mod follow;
 mod list;
 mod logs;
 mod restart;
+mod share;
 mod start;
 mod status;
 mod stop;
@@ -70,6 +71,8 @@ enum Command {
     /// List all machines
     #[command(visible_alias = "ls")]
     List,
+    /// Share directories of the host with the machine, for `docker run -v`
+    Share(share::ShareArgs),
     /// Open a shell in the machine, as its root
     Shell(exec::ShellArgs),
     /// Run a command in the machine, as its root
@@ -118,6 +121,7 @@ impl StartArgs {
             memory: self.memory,
             disk: self.disk,
             engine: self.engine,
+            ..Chosen::default()
         }
     }
 }
@@ -162,6 +166,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Restart(args) => restart::run(&context, args),
         Command::Status => status::run(&context),
         Command::List => list::run(&context),
+        Command::Share(args) => share::run(&context, args),
         Command::Shell(args) => exec::shell(&context, args),
         Command::Exec(args) => exec::run(&context, args),
         Command::Logs(args) => logs::run(&context, args),

@@ -12,6 +12,7 @@ use crate::machine::disk;
 use crate::machine::failure::Failure as MachineFailure;
 use crate::machine::handle::disk_report;
 use crate::machine::settings::Settings;
+use crate::machine::shares::{ShareReport, ShareState};
 use crate::machine::state::State;
 use crate::output::{duration, table};
 
@@ -47,6 +48,12 @@ fn from_files(context: &CommandContext) -> Result<Status> {
     let chosen = context.record()?.map(|record| record.chosen).unwrap_or_default();
     let settings = Settings::resolve(&chosen, &context.config()?, &Host::detect())
         .map_err(|error| Failure::wrap(Code::Usage, error))?;
+    let shares = settings
+        .shares
+        .iter()
+        .cloned()
+        .map(ShareReport::without_machine)
+        .collect();
     // A daemon that ended in an orderly way has removed its file.
     let killed = || {
         context.machine.pid_file().exists().then(|| {
@@ -82,6 +89,7 @@ fn from_files(context: &CommandContext) -> Result<Status> {
             restarts: None,
         },
         guest: None,
+        shares,
         network: None,
         api_socket: context.machine.api_socket(),
         daemon_pid: None,
@@ -139,6 +147,10 @@ fn describe(context: &CommandContext, status: &Status) -> String {
             None => format!("{} (not made yet)", status.settings.disk),
         },
     ));
+    for (index, share) in status.shares.iter().enumerate() {
+        let name = if index == 0 { "shares" } else { "" };
+        rows.push((name, describe_share(share)));
+    }
     if !status.state.is_final() {
         let restarts = match status.docker.restarts {
             Some(restarts) if restarts > 0 => format!(" (ended by itself {restarts} times)"),
@@ -177,4 +189,68 @@ fn describe(context: &CommandContext, status: &Status) -> String {
         text.push_str(&format!("start it again with `{}`\n", context.command("start")));
     }
     text
+}
+
+/// One share in one line.
+pub(super) fn describe_share(report: &ShareReport) -> String {
+    let ShareReport { share, state } = report;
+    let mut text = share.path.display().to_string();
+    if share.target != share.path {
+        text.push_str(&format!(" at {}", share.target.display()));
+    }
+    let mut remarks = Vec::new();
+    if share.read_only {
+        remarks.push("read-only".to_owned());
+    }
+    if !share.exclude.is_empty() {
+        let excluded: Vec<_> = share
+            .exclude
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        remarks.push(format!("without {}", excluded.join(", ")));
+    }
+    if let ShareState::Failed { message } = state {
+        remarks.push(format!("not shared: {message}"));
+    }
+    if !remarks.is_empty() {
+        text.push_str(&format!(" ({})", remarks.join("; ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::shares::Share;
+
+    use super::*;
+
+    #[test]
+    fn a_share_is_told_with_all_that_is_special_about_it() {
+        let plain = ShareReport {
+            share: Share {
+                path: "/home/me".into(),
+                target: "/home/me".into(),
+                read_only: false,
+                exclude: Vec::new(),
+            },
+            state: ShareState::Shared,
+        };
+        assert_eq!(describe_share(&plain), "/home/me");
+        let special = ShareReport {
+            share: Share {
+                target: "/data".into(),
+                read_only: true,
+                exclude: vec![".ssh".into(), "a/b".into()],
+                ..plain.share
+            },
+            state: ShareState::Failed {
+                message: "/home/me is not there".into(),
+            },
+        };
+        assert_eq!(
+            describe_share(&special),
+            "/home/me at /data (read-only; without .ssh, a/b; not shared: /home/me is not there)"
+        );
+    }
 }

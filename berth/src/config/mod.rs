@@ -3,6 +3,7 @@
 //! Values are checked while they are read ([`values`]), because only then is their line known. What the file leaves out is
 //! decided when a machine is started ([`crate::machine::settings`]).
 
+mod shares;
 mod template;
 mod values;
 
@@ -60,6 +61,8 @@ pub struct Config {
     memory: Option<Memory>,
     disk: Option<Disk>,
     engine: Option<EngineChoice>,
+    shares: Option<shares::Shares>,
+    paths: Option<shares::Paths>,
     docker: Option<DockerSection>,
     network: Option<NetworkSection>,
     programs: Option<ProgramsSection>,
@@ -145,6 +148,19 @@ impl Config {
     /// Which engine.
     pub fn engine(&self) -> Option<EngineChoice> {
         self.engine
+    }
+
+    /// The shares; none when it does not say.
+    pub fn shares(&self) -> Option<Vec<crate::shares::Share>> {
+        self.shares.as_ref().map(|shares| shares.0.clone())
+    }
+
+    /// What paths that other systems write stand for.
+    pub fn path_table(&self) -> crate::shares::foreign::PathTable {
+        self.paths
+            .as_ref()
+            .map(|paths| paths.0.clone())
+            .unwrap_or_default()
     }
 
     /// The docker context of a machine.
@@ -386,6 +402,7 @@ mod tests {
         assert_eq!(config.memory(), Some(Size::from_gib(8)));
         assert!(config.docker.is_some() && config.network.is_some() && config.programs.is_some());
         assert!(config.timeouts.is_some() && config.log_level.is_some());
+        assert!(config.shares.is_some() && config.paths.is_some());
     }
 
     #[test]

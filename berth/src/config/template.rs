@@ -11,6 +11,8 @@ pub fn template(host: &Host) -> String {
     } else {
         format!("{memory}MiB")
     };
+    let home = crate::paths::home().unwrap_or_else(|| "/home/me".into());
+    let home = home.display();
     format!(
         "\
 # berth's configuration. Everything here is optional; the values shown are what holds without them.
@@ -29,6 +31,24 @@ pub fn template(host: &Host) -> String {
 
 # auto: KVM where it works, else QEMU (slower). kvm, qemu: that one or an error.
 #engine: auto
+
+# Directories of this host that containers can have (`docker run -v`): your home directory. A directory has the same path
+# in the machine unless a target says otherwise. With this list, only what it names is shared.
+# `berth share add` and `berth share remove` change this for one machine, also while it runs.
+#shares:
+#  - path: ~
+    # Where the machine has it; needed when the machine has something of its own there, such as /usr.
+#    target: {home}
+    # Containers may only read it.
+#    read_only: false
+    # What of it the machine does not see, relative to the directory, for example:
+    #   [.ssh, .gnupg]
+#    exclude: []
+
+# What paths of other systems stand for on this host, for compose files written elsewhere, each with the directory here:
+# {{'C:\\Users\\me': ~, /Users/me: ~}}
+# One line for C:\\Users\\me is also for c:/Users/me, /c/Users/me, //c/Users/me and /host_mnt/c/Users/me.
+#paths: {{}}
 
 #docker:
   # The docker context of the machine `default`; machine NAME has `berth-NAME`.

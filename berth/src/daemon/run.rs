@@ -124,7 +124,7 @@ impl Daemon {
         let api = StdUnixListener::bind(paths.api_socket())
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .with_context(|| format!("cannot listen on {}", paths.api_socket().display()))?;
-        let (machine, commands) = Handle::new(name.clone(), paths, settings);
+        let (machine, commands) = Handle::new(name.clone(), paths, settings, &config);
         let machine = Arc::new(machine);
         let grace = config.stop_timeout();
         let supervisor = Supervisor::new(

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::json;
 
-use super::{Check, Report};
+use super::{Check, Report, shares};
 use crate::api::client::Client;
 use crate::config::{Config, EngineChoice};
 use crate::docker::{client as docker_client, context as docker_context};
@@ -14,7 +14,7 @@ use crate::exit::chain;
 use crate::host::Host;
 use crate::machine::disk::{self, MIN_FREE};
 use crate::machine::guest_files::{self, FileReport, GuestFiles, GuestFilesError};
-use crate::machine::settings::{Chosen, Settings};
+use crate::machine::settings::{Chosen, Settings, SettingsError};
 use crate::machine::state::State;
 use crate::name::MachineName;
 use crate::net;
@@ -56,6 +56,7 @@ pub async fn run(subject: &Subject<'_>) -> Report {
     checks.extend(guest(subject));
     checks.push(space(subject));
     checks.push(directories(subject));
+    checks.push(shares::check(subject.name, &subject.chosen.shares, &config));
     checks.extend(machine(subject).await);
     checks.push(docker_cli());
     checks.push(context(subject, &config));
@@ -72,7 +73,13 @@ fn config(subject: &Subject<'_>) -> (Check, Option<Config>) {
         }
     };
     if let Err(error) = Settings::resolve(&subject.chosen, &config, &Host::detect()) {
-        let check = Check::failed("config", error.to_string(), "choose less memory");
+        let fix = match error {
+            SettingsError::Memory { .. } => "choose less memory",
+            SettingsError::Shares(_) => {
+                "take one of the two away, with `berth share remove` or in the configuration"
+            }
+        };
+        let check = Check::failed("config", error.to_string(), fix);
         return (check, Some(config));
     }
     let found = if path.exists() {

@@ -1,6 +1,7 @@
 //! The checks of `berth doctor`: one by one what berth needs on this host, what was found, and how to fix what is wrong.
 
 mod checks;
+mod shares;
 
 use std::fmt;
 

@@ -92,6 +92,7 @@ fn start(kvm_path: PathBuf, spec: MachineSpec) -> Result<Running, BoxError> {
         devices.push(Box::new(device));
     }
     devices.push(spec.vsock);
+    devices.extend(spec.fs);
     devices.push(Box::new(Rng::new()));
     let (balloon, _control) = balloon(BalloonConfig {
         free_page_reporting: true,

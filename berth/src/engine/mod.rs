@@ -1,8 +1,8 @@
 //! What runs the virtual machine.
 //!
 //! An [`Engine`] starts a machine as a [`MachineSpec`] describes it and hands back a [`RunningEngine`]. Everything else the
-//! daemon does with a machine goes over vsock, whose host end the daemon keeps; the engine only gets the device, so that
-//! it can put it behind its own transport. The engines therefore differ in nothing that a user of the machine can see but
+//! daemon does with a machine goes over vsock and virtio-fs, whose host ends the daemon keeps; the engine only gets the
+//! devices, so that it can put them behind its own transport. The engines therefore differ in nothing that a user of the machine can see but
 //! speed.
 
 pub mod choose;
@@ -91,6 +91,9 @@ pub struct MachineSpec {
     pub net: Option<NetSpec>,
     /// The guest end of vsock, CID [`protocol::ports::GUEST_CID`]. The daemon has the host's end.
     pub vsock: Box<dyn VirtioDevice>,
+    /// The virtio-fs device with the shares; its configuration space has the tag and the number of its queues. None for a
+    /// machine without shares.
+    pub fs: Option<Box<dyn VirtioDevice>>,
     /// Everything the guest writes to its console and its serial port goes here.
     pub console: ConsoleSink,
     /// A private directory for sockets and the like; it exists, and is emptied when the machine stops.

@@ -1,11 +1,13 @@
 //! Bringing a machine up, phase by phase, until Docker answers on its socket.
 
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use protocol::boot::{GuestEvent, MachineConfig};
 use protocol::ports;
+use protocol::shares::ShareMount;
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, watch};
 
@@ -21,13 +23,14 @@ use super::supervisor::Surroundings;
 use crate::api::types::EngineReport;
 use crate::config::Config;
 use crate::docker::context::{self, ContextSpec, plugins};
-use crate::docker::{client, proxy};
+use crate::docker::{binds, client, proxy};
 use crate::engine::{self, DiskSpec, EngineExit, MachineSpec, NetSpec, select};
 use crate::exit::{Code, Failure, chain, code_of};
 use crate::guest::vsock;
 use crate::name::MachineName;
 use crate::net::{self, Passt, PasstConfig};
-use crate::paths::MachinePaths;
+use crate::paths::{MachinePaths, home};
+use crate::shares::{choice, time_zone};
 
 /// Why a machine could not be brought up.
 #[derive(Debug)]
@@ -68,6 +71,7 @@ pub(super) async fn bring_up(
     ));
     // Last: a start that is refused leaves no disk of a size that a later one can no longer choose.
     prepare_disk(machine)?;
+    let shares = offer_shares(machine).await?;
 
     let network = around.config.network();
     if network {
@@ -113,6 +117,12 @@ pub(super) async fn bring_up(
                 passt_socket: machine.paths.passt_socket(),
             }),
             vsock: Box::new(vsock_device),
+            fs: Some(
+                machine
+                    .shares
+                    .device(machine.settings.cpus)
+                    .context("cannot make the machine's file sharing device")?,
+            ),
             console: console.sink(),
             runtime_dir: engine_dir,
             children: Arc::clone(&around.children),
@@ -137,7 +147,7 @@ pub(super) async fn bring_up(
     };
     // One call is all there is: what else in the guest connects here is refused from now on.
     drop(calls);
-    let link = link::greet(call, guest_config(machine, &around.config)).await?;
+    let link = link::greet(call, guest_config(machine, &around.config, shares)).await?;
     tracing::info!(hello = ?link.hello, "the guest called");
     {
         let mut facts = machine.facts();
@@ -148,6 +158,7 @@ pub(super) async fn bring_up(
 
     machine.step(Step::Enter(Phase::Guest))?;
     wait_for_docker(machine, live).await?;
+    machine.shares.settled();
 
     machine.step(Step::Enter(Phase::Socket))?;
     open_socket(machine, live).await?;
@@ -185,6 +196,20 @@ fn prepare_disk(machine: &Handle) -> Result<()> {
     Ok(())
 }
 
+/// Shows the shares' directories to the guest that is about to start.
+async fn offer_shares(machine: &Arc<Handle>) -> Result<Vec<ShareMount>> {
+    if let Some(error) = choice::unshared_home(machine.shares.are_configured(), home().as_deref()) {
+        machine.warn(format!(
+            "your home directory is not shared: {error}. Name what is to be shared in the configuration"
+        ));
+    }
+    let machine = Arc::clone(machine);
+    // The directories may be on the network.
+    tokio::task::spawn_blocking(move || machine.shares.offer(&machine))
+        .await
+        .context("cannot look at the shares")
+}
+
 /// That the host has no passt, or no network, is no error of this: the network comes when it can, and says so.
 async fn start_passt(machine: &Handle, around: &Surroundings) -> Result<Passt> {
     let config = PasstConfig {
@@ -198,7 +223,7 @@ async fn start_passt(machine: &Handle, around: &Surroundings) -> Result<Passt> {
         .map_err(|error| Failure::wrap(Code::Unavailable, error))
 }
 
-fn guest_config(machine: &Handle, config: &Config) -> MachineConfig {
+fn guest_config(machine: &Handle, config: &Config, shares: Vec<ShareMount>) -> MachineConfig {
     MachineConfig {
         hostname: machine.name.hostname(),
         network: config.network().then(|| {
@@ -208,6 +233,8 @@ fn guest_config(machine: &Handle, config: &Config) -> MachineConfig {
             network
         }),
         docker: config.docker_daemon(),
+        shares,
+        host_files: time_zone::files(Path::new("/etc")),
     }
 }
 
@@ -250,6 +277,7 @@ async fn wait_for_docker(machine: &Handle, live: &mut Live) -> Result<(), StartE
                 "the Docker daemon ended ({status}) and is started again in {restart_in_ms} ms; see `berth logs --source dockerd`"
             )),
             GuestEvent::DataDiskReady { formatted: true } => machine.note("the guest made a file system on its data disk"),
+            GuestEvent::ShareFailed { id, message } => machine.shares.failed(&id, message, machine),
             GuestEvent::Warning { message } => machine.warn(format!("guest: {message}")),
             GuestEvent::Fatal { message } => fatal = Some(message),
             event @ (GuestEvent::DataDiskReady { .. }
@@ -269,10 +297,11 @@ async fn open_socket(machine: &Handle, live: &mut Live) -> Result<()> {
     let listener = UnixListener::from_std(listener).with_context(cannot)?;
     let dial = machine.dial().context("the guest has not called")?;
     let (stop, stopped) = watch::channel(false);
+    let router = binds::router(&machine.shares.sources());
     live.set_proxy(
         path.clone(),
         stop,
-        tokio::spawn(proxy::serve(listener, dial, stopped)),
+        tokio::spawn(proxy::serve(listener, dial, router, stopped)),
     );
     client::ping(&path)
         .await

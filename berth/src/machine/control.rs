@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::control::{GuestStatus, Reply, Request};
 use protocol::frame::{self, FrameError};
 use protocol::ports;
+use protocol::shares::ShareMount;
 
 use crate::guest::{DialError, GuestDial};
 
@@ -64,9 +65,30 @@ impl Control {
         let request = Request::Shutdown {
             grace_seconds: u32::try_from(grace.as_secs()).unwrap_or(u32::MAX),
         };
-        match self.ask("shut down", request, timeout).await? {
+        self.do_it("shut down", request, timeout).await
+    }
+
+    /// Mounts a share that is in the shared file system by now.
+    pub async fn mount_share(&self, share: ShareMount, timeout: Duration) -> Result<(), ControlError> {
+        self.do_it("mount a share", Request::MountShare(share), timeout)
+            .await
+    }
+
+    /// Unmounts a share; one that is not mounted is no error.
+    pub async fn unmount_share(&self, id: &str, timeout: Duration) -> Result<(), ControlError> {
+        let request = Request::UnmountShare { id: id.to_owned() };
+        self.do_it("unmount a share", request, timeout).await
+    }
+
+    async fn do_it(
+        &self,
+        what: &'static str,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<(), ControlError> {
+        match self.ask(what, request, timeout).await? {
             Reply::Done => Ok(()),
-            _ => Err(ControlError::Unexpected("shut down")),
+            _ => Err(ControlError::Unexpected(what)),
         }
     }
 

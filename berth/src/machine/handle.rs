@@ -11,8 +11,10 @@ use super::disk;
 use super::events::{Event, EventBus};
 use super::failure::Failure;
 use super::settings::Settings;
+use super::shares::LiveShares;
 use super::state::{State, Step, WrongStep};
 use crate::api::types::{DiskReport, DockerReport, EngineReport, GuestReport, MemoryReport, Status};
+use crate::config::Config;
 use crate::guest::GuestDial;
 use crate::name::MachineName;
 use crate::net::NetworkState;
@@ -66,6 +68,8 @@ pub struct Handle {
     pub paths: MachinePaths,
     /// What it was started with.
     pub settings: Settings,
+    /// Directories of the host that it has.
+    pub shares: LiveShares,
     /// What happens to it.
     pub events: EventBus,
     state: watch::Sender<State>,
@@ -80,9 +84,11 @@ impl Handle {
         name: MachineName,
         paths: MachinePaths,
         settings: Settings,
+        config: &Config,
     ) -> (Handle, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(16);
         let handle = Handle {
+            shares: LiveShares::new(&name, &paths, &settings.shares, config),
             name,
             paths,
             settings,
@@ -182,6 +188,12 @@ impl Handle {
         let state = self.state();
         let mut warnings = self.events.warnings();
         warnings.extend(disk::shortage(&self.paths.data_disk()));
+        for warning in self.shares.warnings() {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        let shares = self.shares.list();
         let dial = self.dial().filter(|_| state == State::Running);
         let guest = match dial {
             Some(dial) => match Control::new(dial).status(GUEST_STATUS_TIMEOUT).await {
@@ -201,7 +213,10 @@ impl Handle {
             .map(|disk| Size::from_bytes(disk.used));
         Status {
             machine: self.name.to_string(),
-            settings: self.settings.clone(),
+            settings: Settings {
+                shares: shares.iter().map(|report| report.share.clone()).collect(),
+                ..self.settings.clone()
+            },
             engine: facts.engine.clone(),
             uptime_seconds: (!state.is_final()).then(|| self.began.elapsed().as_secs()),
             memory: MemoryReport {
@@ -232,6 +247,7 @@ impl Handle {
                     .as_ref()
                     .map(|guest| offset_ms(guest.unix_time_ns, unix_time_ns())),
             }),
+            shares,
             network: facts.network.as_ref().map(ToString::to_string),
             api_socket: self.paths.api_socket(),
             daemon_pid: Some(std::process::id()),
@@ -274,7 +290,6 @@ fn resident(processes: impl Iterator<Item = u32>) -> Size {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::host::Host;
     use crate::machine::settings::Chosen;
     use crate::machine::state::Phase;
@@ -290,7 +305,7 @@ mod tests {
             state_dir: dir.into(),
             runtime_dir: dir.into(),
         };
-        Handle::new(MachineName::default(), paths, settings).0
+        Handle::new(MachineName::default(), paths, settings, &Config::default()).0
     }
 
     #[tokio::test]

@@ -109,6 +109,8 @@ mod tests {
             hostname: "berth".into(),
             network: None,
             docker: serde_json::Map::new(),
+            shares: Vec::new(),
+            host_files: Default::default(),
         }
     }
 

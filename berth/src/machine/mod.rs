@@ -16,6 +16,7 @@ pub mod link;
 mod live;
 pub mod record;
 pub mod settings;
+pub mod shares;
 pub mod state;
 pub mod supervisor;
 mod take_down;

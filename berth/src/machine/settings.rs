@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, EngineChoice};
 use crate::host::Host;
+use crate::paths::home;
+use crate::shares::Share;
+use crate::shares::choice::{self, ShareChanges};
+use crate::shares::rules::ShareError;
 use crate::size::Size;
 
 /// What was chosen for this machine on the command line; kept in its record.
@@ -22,6 +26,9 @@ pub struct Chosen {
     /// Which engine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<EngineChoice>,
+    /// What `berth share` has changed.
+    #[serde(default, skip_serializing_if = "ShareChanges::is_empty")]
+    pub shares: ShareChanges,
 }
 
 impl Chosen {
@@ -32,6 +39,11 @@ impl Chosen {
             memory: self.memory.or(before.memory),
             disk: self.disk.or(before.disk),
             engine: self.engine.or(before.engine),
+            shares: if self.shares.is_empty() {
+                before.shares.clone()
+            } else {
+                self.shares.clone()
+            },
         }
     }
 }
@@ -47,6 +59,9 @@ pub struct Settings {
     pub disk: Size,
     /// Which engine.
     pub engine: EngineChoice,
+    /// Directories of the host that its containers can have.
+    #[serde(default)]
+    pub shares: Vec<Share>,
 }
 
 /// The size of a data disk that nobody chose.
@@ -65,6 +80,11 @@ pub enum SettingsError {
         /// What there is.
         host: Size,
     },
+    /// Shares that cannot be together.
+    #[error(
+        "{0} (`berth share list` shows the shares; `berth share remove` or the configuration takes one away)"
+    )]
+    Shares(ShareError),
 }
 
 impl Settings {
@@ -81,6 +101,7 @@ impl Settings {
                 .unwrap_or_else(|| host.default_memory()),
             disk: chosen.disk.or(config.disk()).unwrap_or(DEFAULT_DISK),
             engine: chosen.engine.or(config.engine()).unwrap_or_default(),
+            shares: chosen.shares.apply(&base_shares(config)),
         };
         if settings.memory > host.memory {
             return Err(SettingsError::Memory {
@@ -88,6 +109,7 @@ impl Settings {
                 host: host.memory,
             });
         }
+        choice::check(&settings.shares).map_err(SettingsError::Shares)?;
         Ok(settings)
     }
 
@@ -111,6 +133,11 @@ impl Settings {
         .flatten()
         .collect()
     }
+}
+
+/// The shares of a machine for which `berth share` has changed nothing.
+pub fn base_shares(config: &Config) -> Vec<Share> {
+    choice::base(config.shares(), home().as_deref())
 }
 
 #[cfg(test)]
@@ -139,6 +166,7 @@ mod tests {
                 memory: Size::from_gib(3),
                 disk: DEFAULT_DISK,
                 engine: EngineChoice::Auto,
+                shares: base_shares(&config),
             }
         );
         let settings = Settings::resolve(&Chosen::default(), &Config::default(), &HOST).unwrap();
@@ -160,6 +188,39 @@ mod tests {
         assert_eq!(
             (both.cpus, both.disk, both.memory),
             (Some(2), Some(Size::from_gib(9)), None)
+        );
+    }
+
+    #[test]
+    fn shares_are_those_of_the_configuration_with_the_changes() {
+        let config =
+            Config::parse("shares:\n- path: /nowhere\n- path: /elsewhere\n", Path::new("c")).unwrap();
+        let mut chosen = Chosen::default();
+        let added = |path| Share::new(Path::new(path), None, true, &[]).unwrap();
+        chosen.shares.remove(Path::new("/nowhere"), &base_shares(&config));
+        chosen.shares.add(added("/more"), &base_shares(&config));
+        let settings = Settings::resolve(&chosen, &config, &HOST).unwrap();
+        let paths: Vec<_> = settings
+            .shares
+            .iter()
+            .map(|share| share.path.to_str().unwrap())
+            .collect();
+        assert_eq!(paths, ["/elsewhere", "/more"]);
+        assert_eq!(
+            Chosen::default().or(&chosen).shares,
+            chosen.shares,
+            "a start keeps them"
+        );
+
+        chosen
+            .shares
+            .add(added("/elsewhere/below"), &base_shares(&config));
+        let error = Settings::resolve(&chosen, &config, &HOST)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("overlap") && error.contains("berth share remove"),
+            "{error}"
         );
     }
 

@@ -204,6 +204,9 @@ impl Supervisor {
                 self.machine.note(format!("Docker {version} answers again"));
                 self.machine.facts().docker_version = Some(version);
             }
+            GuestEvent::ShareFailed { id, message } => {
+                self.machine.shares.failed(&id, message, &self.machine);
+            }
             GuestEvent::Warning { message } => self.machine.warn(format!("guest: {message}")),
             GuestEvent::Fatal { message } => {
                 tracing::error!("guest: {message}");
@@ -425,7 +428,7 @@ mod tests {
             runtime_dir: dir.path().into(),
         };
         let settings = Settings::resolve(&Chosen::default(), &Config::default(), &Host::detect()).unwrap();
-        let (machine, commands) = Handle::new(MachineName::default(), paths, settings);
+        let (machine, commands) = Handle::new(MachineName::default(), paths, settings, &Config::default());
         let machine = Arc::new(machine);
         let (children, _) = Children::take_over(dir.path().join("children.json")).unwrap();
         let around = Surroundings {

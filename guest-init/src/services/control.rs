@@ -9,6 +9,7 @@ use protocol::frame::{self, FrameError};
 
 use super::Stream;
 use crate::docker::Docker;
+use crate::shares::Shares;
 use crate::shutdown::Shutdown;
 use crate::{clock, status};
 
@@ -19,6 +20,8 @@ pub(crate) struct Context {
     pub(crate) docker: Arc<Docker>,
     /// Whether the data disk is mounted.
     pub(crate) data_disk_mounted: Arc<AtomicBool>,
+    /// The host's shares.
+    pub(crate) shares: Arc<Shares>,
     /// The way to end the machine.
     pub(crate) shutdown: Shutdown,
 }
@@ -43,7 +46,7 @@ pub(crate) async fn serve(mut stream: impl Stream, context: Context) -> Result<(
             Request::Shutdown { grace_seconds } => Some(Duration::from_secs(grace_seconds.into())),
             _ => None,
         };
-        frame::write_async(&mut stream, &answer(&request, &context)).await?;
+        frame::write_async(&mut stream, &answer(request, &context).await).await?;
         // After the answer, which must get out before the machine ends.
         if let Some(grace) = shutdown {
             context.shutdown.request("the host asked for it", grace);
@@ -51,8 +54,8 @@ pub(crate) async fn serve(mut stream: impl Stream, context: Context) -> Result<(
     }
 }
 
-fn answer(request: &Request, context: &Context) -> Reply {
-    match *request {
+async fn answer(request: Request, context: &Context) -> Reply {
+    match request {
         Request::Ping | Request::Shutdown { .. } => Reply::Done,
         Request::Status => {
             let mounted = context.data_disk_mounted.load(Ordering::Relaxed);
@@ -69,6 +72,17 @@ fn answer(request: &Request, context: &Context) -> Reply {
                 message: format!("cannot set the guest's clock: {e}"),
             },
         },
+        Request::MountShare(share) => done(context.shares.mount(share).await),
+        Request::UnmountShare { id } => done(context.shares.unmount(id).await),
+    }
+}
+
+fn done(result: anyhow::Result<()>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(e) => Reply::Error {
+            message: format!("{e:#}"),
+        },
     }
 }
 
@@ -79,6 +93,7 @@ mod tests {
     use tokio::net::UnixStream;
 
     use super::*;
+    use crate::root::Root;
     use crate::shutdown::{Cause, ShutdownRequests};
 
     fn served() -> (UnixStream, ShutdownRequests) {
@@ -87,6 +102,7 @@ mod tests {
         let context = Context {
             docker: Docker::new(),
             data_disk_mounted: Arc::default(),
+            shares: Shares::new(Root::default()),
             shutdown,
         };
         tokio::spawn(serve(guest, context));
@@ -122,6 +138,22 @@ mod tests {
         let reply: Reply = frame::read_async(&mut host).await.unwrap();
         assert!(matches!(reply, Reply::Error { .. }));
         assert_eq!(ask(&mut host, &Request::Ping).await, Reply::Done);
+    }
+
+    #[tokio::test]
+    async fn a_share_that_cannot_be_mounted_is_an_answer_and_one_that_is_not_there_is_gone() {
+        let (mut host, _requests) = served();
+        let share = protocol::shares::ShareMount {
+            id: "../x".into(),
+            target: "/x".into(),
+            read_only: false,
+        };
+        let Reply::Error { message } = ask(&mut host, &Request::MountShare(share)).await else {
+            panic!("no error")
+        };
+        assert!(message.contains("../x"), "{message}");
+        let request = Request::UnmountShare { id: "s1".into() };
+        assert_eq!(ask(&mut host, &request).await, Reply::Done);
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 pub use cli::{DockerCli, find_cli, own_plugins};
 
 /// The most that an answer may have, in bytes.
-const ANSWER_LIMIT: usize = 1 << 20;
+const ANSWER_LIMIT: usize = 16 << 20;
 
 /// Why dockerd could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,40 @@ pub enum ClientError {
 
 /// Whether dockerd answers (`GET /_ping`).
 pub async fn ping(socket: &Path) -> Result<(), ClientError> {
+    get(socket, "/_ping").await.map(drop)
+}
+
+/// The names of running containers that have a mount of `dir`, a path of the guest, or of something in it.
+pub async fn containers_with(socket: &Path, dir: &Path) -> Result<Vec<String>, ClientError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase", default)]
+    #[derive(Default)]
+    struct Container {
+        id: String,
+        names: Vec<String>,
+        mounts: Vec<Mount>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Mount {
+        source: PathBuf,
+    }
+    let body = get(socket, "/containers/json").await?;
+    let containers: Vec<Container> =
+        serde_json::from_slice(&body).map_err(|error| ClientError::Body(error.into()))?;
+    let named = |container: Container| match container.names.into_iter().next() {
+        Some(name) => name.trim_start_matches('/').to_owned(),
+        None => container.id,
+    };
+    Ok(containers
+        .into_iter()
+        .filter(|container| container.mounts.iter().any(|mount| mount.source.starts_with(dir)))
+        .map(named)
+        .collect())
+}
+
+/// The body of a successful answer.
+async fn get(socket: &Path, uri: &'static str) -> Result<Bytes, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Connect {
@@ -56,7 +90,7 @@ pub async fn ping(socket: &Path) -> Result<(), ClientError> {
         })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = hyper::Uri::from_static("/_ping");
+    *request.uri_mut() = hyper::Uri::from_static(uri);
     request
         .headers_mut()
         .insert(HOST, hyper::header::HeaderValue::from_static("docker"));
@@ -69,7 +103,7 @@ pub async fn ping(socket: &Path) -> Result<(), ClientError> {
             .map_err(ClientError::Body)?
             .to_bytes();
         if status.is_success() {
-            return Ok(());
+            return Ok(body);
         }
         Err(ClientError::Refused {
             status,
@@ -125,6 +159,21 @@ mod tests {
     async fn answers_are_understood() {
         let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nOK";
         answered(answer, async |path| ping(path).await).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn containers_are_found_by_what_they_have_mounted() {
+        let answer = concat!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n",
+            r#"[{"Id":"1","Names":["/web"],"Mounts":[{"Type":"bind","Source":"/data/www"}]},"#,
+            r#"{"Id":"2","Names":["/db"],"Mounts":[{"Type":"volume","Source":"/var/lib/docker/x"},{"Source":"/data"}]},"#,
+            r#"{"Id":"3","Names":["/other"],"Mounts":[{"Source":"/database"}]},{"Id":"4"}]"#,
+        );
+        let found = answered(answer, async |path| {
+            containers_with(path, Path::new("/data")).await
+        })
+        .await;
+        assert_eq!(found.unwrap(), ["web", "db"]);
     }
 
     #[tokio::test]

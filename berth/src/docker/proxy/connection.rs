@@ -34,6 +34,9 @@ pub enum ExchangeError {
     /// dockerd's connection broke, or what came over it was not HTTP.
     #[error("the connection to dockerd broke during a request")]
     Upstream(#[from] hyper::Error),
+    /// A body that had to be read whole did not come whole.
+    #[error("the client did not send the whole of its request")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// What all connections share.

@@ -4,7 +4,7 @@
 //! with the pace of the slower side, and where dockerd ends HTTP on a connection (attach, exec, build sessions) the bytes
 //! of its response and all that follow are passed on as they are, with each direction ending by itself.
 //!
-//! [`route`] is where calls that berth must act on will be taken aside. Everything else passes through.
+//! [`route`] takes aside the calls that berth must act on ([`super::binds`]). Everything else passes through.
 //!
 //! What HTTP leaves open, hyper decides: chunk boundaries, the whitespace around header values, and the place of a header
 //! that stands more than once may change. None of it has a meaning in the Docker API. hyper also refuses (400) a query with
@@ -52,21 +52,12 @@ pub enum ProxyError {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves Docker clients on `listener` until `stop` turns true or its sender is gone; then no new connection is taken, the
-/// open ones are cut, and it returns.
+/// open ones are cut, and it returns. The calls that `router` knows are handled by it.
 pub async fn serve(
     listener: UnixListener,
     guest: GuestDial,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), ProxyError> {
-    serve_with(listener, guest, Router::default(), &mut stop).await
-}
-
-/// [`serve`] with interceptors.
-pub async fn serve_with(
-    listener: UnixListener,
-    guest: GuestDial,
     router: Router,
-    stop: &mut watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<(), ProxyError> {
     let shared = Arc::new(Shared { guest, router });
     // Dropping the set ends the connections.

@@ -1,7 +1,7 @@
 //! Which API call a request is, and who acts on it.
 //!
 //! dockerd takes every path with and without a version (`/v1.47/info`, `/info`); an interceptor sees the path without.
-//! No call is intercepted yet: everything passes through.
+//! Without routes, everything passes through.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

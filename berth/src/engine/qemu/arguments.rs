@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use vmm::virtio::VirtioDevice;
+
 use super::super::{DiskSpec, MachineSpec, NetSpec};
 
 /// What executes the guest's instructions.
@@ -48,6 +50,7 @@ impl Accelerator {
 pub(super) struct Sockets<'a> {
     pub(super) qmp: &'a Path,
     pub(super) vsock: &'a Path,
+    pub(super) fs: &'a Path,
 }
 
 /// QEMU's name for the disk that is number `index` of the machine's.
@@ -80,7 +83,7 @@ pub(super) fn arguments(
     line.option("-smp", spec.cpus.to_string());
     let memory = spec.memory_mib;
     line.option("-m", format!("{memory}M"));
-    // Shared, because the vsock device is served by another process.
+    // Shared, because some devices are served by another process.
     line.option(
         "-object",
         format!("memory-backend-memfd,id=ram,size={memory}M,share=on"),
@@ -113,6 +116,9 @@ pub(super) fn arguments(
         Words::new("socket,id=vsock,path=").escaped(sockets.vsock.as_os_str().as_bytes()),
     );
     line.option("-device", "vhost-user-vsock-device,chardev=vsock");
+    if let Some(fs) = &spec.fs {
+        line.fs(&**fs, sockets.fs);
+    }
     line.option("-device", "virtio-rng-device");
     line.option(
         "-device",
@@ -154,6 +160,26 @@ impl Line {
                  rerror=report,werror=report,serial="
             ))
             .escaped(disk.serial.as_bytes()),
+        );
+    }
+
+    /// QEMU shows the guest a configuration space of its own, so it is told what the device's says (virtio 1.2, 5.11.4).
+    fn fs(&mut self, fs: &dyn VirtioDevice, socket: &Path) {
+        let mut tag = [0; 36];
+        fs.read_config(0, &mut tag);
+        let tag = tag.split(|byte| *byte == 0).next().unwrap_or_default();
+        let request_queues = fs.queue_max_sizes().len().saturating_sub(1);
+        let queue_size = fs.queue_max_sizes().last().copied().unwrap_or_default();
+        self.option(
+            "-chardev",
+            Words::new("socket,id=fs,path=").escaped(socket.as_os_str().as_bytes()),
+        );
+        self.option(
+            "-device",
+            Words::new(&format!(
+                "vhost-user-fs-device,chardev=fs,num-request-queues={request_queues},queue-size={queue_size},tag="
+            ))
+            .escaped(tag),
         );
     }
 
@@ -228,6 +254,43 @@ mod tests {
                 .to_str()
                 .unwrap()
                 .ends_with("readonly=on,file=/a,,readonly=off/b")
+        );
+    }
+
+    struct Shares;
+
+    impl VirtioDevice for Shares {
+        fn device_id(&self) -> u32 {
+            26
+        }
+        fn queue_max_sizes(&self) -> &[u16] {
+            &[128, 1024, 1024]
+        }
+        fn features(&self) -> u64 {
+            0
+        }
+        fn read_config(&self, offset: u64, data: &mut [u8]) {
+            vmm::virtio::device::read_config_bytes(b"a,tag", offset, data);
+        }
+        fn activate(&mut self, _: vmm::virtio::Activation) -> Result<(), vmm::virtio::ActivateError> {
+            Ok(())
+        }
+        fn deactivate(&mut self) {}
+    }
+
+    #[test]
+    fn qemu_is_told_what_the_device_says_of_itself() {
+        let mut line = Line::default();
+        line.fs(&Shares, Path::new("/a,b/fs.sock"));
+        let words: Vec<&str> = line.0.iter().map(|word| word.to_str().unwrap()).collect();
+        assert_eq!(
+            words,
+            [
+                "-chardev",
+                "socket,id=fs,path=/a,,b/fs.sock",
+                "-device",
+                "vhost-user-fs-device,chardev=fs,num-request-queues=2,queue-size=1024,tag=a,,tag",
+            ]
         );
     }
 

@@ -1,7 +1,7 @@
 //! The qemu engine: QEMU's microvm machine in a process of its own, for hosts without a usable KVM.
 //!
-//! The guest sees the same kernel, image and devices as on the kvm engine. vsock is berth's own device, served to QEMU over
-//! vhost-user, so that everything above it is the same. QEMU dies with the daemon.
+//! The guest sees the same kernel, image and devices as on the kvm engine. vsock and virtio-fs are berth's own devices, served to
+//! QEMU over vhost-user, so that everything above them is the same. QEMU dies with the daemon.
 
 mod arguments;
 mod console;

@@ -37,8 +37,8 @@ pub(super) enum StartError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot serve the vsock device")]
-    Vsock(#[from] VhostUserError),
+    #[error("cannot serve a device to QEMU")]
+    Device(#[from] VhostUserError),
     #[error(transparent)]
     Spawn(#[from] SpawnError),
     #[error("cannot start a thread for QEMU's output")]
@@ -102,7 +102,8 @@ impl Drop for Process {
 /// Everything that was made when the process runs.
 struct Launched {
     process: Process,
-    vsock: VhostUserServer,
+    /// berth's own devices, which it serves to QEMU.
+    devices: Vec<VhostUserServer>,
     qmp_listener: StdUnixListener,
     words: LastWords,
     complaints: std::thread::JoinHandle<()>,
@@ -174,7 +175,7 @@ pub(super) async fn start(
         Arc::downgrade(&process),
         exited,
         qmp,
-        launched.vsock,
+        launched.devices,
         launched.words,
         exit_tx,
     ));
@@ -194,10 +195,12 @@ fn launch(
     let qmp_path = spec.runtime_dir.join("qmp.sock");
     let vsock_path = spec.runtime_dir.join("vsock.sock");
     let qmp_listener = listen(&qmp_path)?;
+    let fs_path = spec.runtime_dir.join("fs.sock");
     let vsock_listener = listen(&vsock_path)?;
     let sockets = Sockets {
         qmp: &qmp_path,
         vsock: &vsock_path,
+        fs: &fs_path,
     };
     let mut command = Command::new(&program.path);
     command
@@ -205,7 +208,14 @@ fn launch(
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let vsock = VhostUserServer::spawn("vsock", vsock_listener, spec.vsock)?;
+    let mut devices = vec![VhostUserServer::spawn("vsock", vsock_listener, spec.vsock)?];
+    if let Some(fs) = spec.fs {
+        devices.push(VhostUserServer::spawn_without_config(
+            "fs",
+            listen(&fs_path)?,
+            fs,
+        )?);
+    }
     let child = spec.children.spawn("qemu", command)?;
     let mut process = Process {
         child,
@@ -219,7 +229,7 @@ fn launch(
     let complaints = console::log_complaints(stderr, words.clone()).map_err(StartError::Thread)?;
     Ok(Launched {
         process,
-        vsock,
+        devices,
         qmp_listener,
         words,
         complaints,
@@ -251,21 +261,24 @@ async fn watch_end(
     process: std::sync::Weak<Process>,
     mut exited: watch::Receiver<Option<ExitStatus>>,
     qmp: Qmp,
-    vsock: VhostUserServer,
+    devices: Vec<VhostUserServer>,
     words: LastWords,
     exit: watch::Sender<Option<EngineExit>>,
 ) {
     let status = ended(&mut exited).await;
     qmp.closed().await;
-    match tokio::task::spawn_blocking(move || vsock.stop()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the vsock device could not be stopped"
-            );
+    let stopped = tokio::task::spawn_blocking(move || {
+        for device in devices {
+            if let Err(error) = device.stop() {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "a device went on after QEMU"
+                );
+            }
         }
-        Err(error) => tracing::error!(%error, "stopping the vsock device failed"),
+    });
+    if let Err(error) = stopped.await {
+        tracing::error!(%error, "stopping QEMU's devices failed");
     }
     // Nobody holds the machine any more: it was dropped, which kills.
     let killed = process

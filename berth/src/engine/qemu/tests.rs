@@ -86,6 +86,7 @@ impl Guest {
             disks: vec![self.disk("first", 1, true), self.disk("second,x", 2, false)],
             net: None,
             vsock: Box::new(vsock),
+            fs: None,
             console: ConsoleSink::new(move || Box::new(console.clone())),
             runtime_dir: self.dir.path().to_owned(),
             children,
@@ -199,7 +200,7 @@ fn root_with_init(guest: &Guest, script: &str) -> Option<DiskSpec> {
         .into_iter()
         .find(|path| path.exists())?;
     let root = guest.dir.path().join("root");
-    for dir in ["bin", "sbin", "proc", "dev"] {
+    for dir in ["bin", "sbin", "proc", "dev", "mnt"] {
         fs::create_dir_all(root.join(dir)).unwrap();
     }
     fs::copy(busybox, root.join("bin/busybox")).unwrap();
@@ -218,6 +219,52 @@ fn root_with_init(guest: &Guest, script: &str) -> Option<DiskSpec> {
         read_only: true,
         serial: "berth-root".into(),
     })
+}
+
+#[tokio::test]
+async fn a_shared_directory_is_the_same_on_both_sides() {
+    use fileshare::passthrough::{Passthrough, PassthroughConfig, ShareConfig};
+    use fileshare::server::Server;
+    use fileshare_virtio::{VirtioFs, VirtioFsConfig};
+
+    let Some(kernel) = kernel() else { return };
+    for program in programs() {
+        let guest = Guest::new();
+        let share = guest.dir.path().join("share");
+        fs::create_dir(&share).unwrap();
+        fs::write(share.join("from host"), "what the host says\n").unwrap();
+        let script = "B=/bin/busybox
+             $B mount -t virtiofs a,tag /mnt
+             $B cat '/mnt/from host'
+             $B mkdir /mnt/dir
+             echo what the guest says > /mnt/dir/file
+             $B mv /mnt/dir/file '/mnt/from guest'
+             $B sync
+             $B reboot -f";
+        let Some(root) = root_with_init(&guest, script) else {
+            eprintln!("skipped: there is no busybox or mkfs.erofs here");
+            return;
+        };
+        let passthrough =
+            Passthrough::single(ShareConfig::new(&share), PassthroughConfig::default()).unwrap();
+        let config = VirtioFsConfig {
+            tag: "a,tag".into(),
+            // One more than the guest has use for.
+            request_queues: 3,
+            threads_per_queue: 2,
+        };
+        let device = VirtioFs::new(config, Arc::new(Server::new(Arc::new(passthrough)))).unwrap();
+        let mut spec = guest.spec(&kernel);
+        spec.disks[0] = root;
+        spec.fs = Some(Box::new(device));
+        let running = QemuEngine::new(program).start(spec).await.unwrap();
+        assert_eq!(end_of(&*running).await, EngineExit::GuestReset);
+        let console = guest.console.text();
+        assert!(console.contains("what the host says"), "{console}");
+        let written = fs::read_to_string(share.join("from guest")).unwrap_or_default();
+        assert_eq!(written, "what the guest says\n", "{console}");
+        assert!(share.join("dir").is_dir());
+    }
 }
 
 /// The guest reaches a server on the host's loopback through the gateway's address, and does so again after passt was

@@ -1,5 +1,6 @@
 //! The proxy between real sockets: a scripted client on one end, a scripted dockerd on the other.
 
+mod binds;
 mod bodies;
 mod ends;
 mod heads;
@@ -29,6 +30,11 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
+        Self::routed(Router::default())
+    }
+
+    /// A proxy with interceptors.
+    fn routed(router: Router) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let guest_socket = dir.path().join("guest.sock");
         let dockerd = UnixListener::bind(&guest_socket).unwrap();
@@ -40,14 +46,18 @@ impl Setup {
             }
             .boxed()
         });
-        Self::with(dir, dockerd, dial)
+        Self::with_router(dir, dockerd, dial, router)
     }
 
     fn with(dir: TempDir, dockerd: UnixListener, dial: GuestDial) -> Self {
+        Self::with_router(dir, dockerd, dial, Router::default())
+    }
+
+    fn with_router(dir: TempDir, dockerd: UnixListener, dial: GuestDial, router: Router) -> Self {
         let socket = dir.path().join("docker.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let (stop, stopped) = watch::channel(false);
-        let serving = tokio::spawn(serve(listener, dial, stopped));
+        let serving = tokio::spawn(serve(listener, dial, router, stopped));
         Setup {
             dockerd,
             socket,

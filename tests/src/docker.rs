@@ -71,10 +71,24 @@ impl Container {
         options: &[&str],
         command: &[&str],
     ) -> Result<Container> {
+        Self::of(IMAGE, machine, name, options, command)
+    }
+
+    /// As [`Container::start`], of another image.
+    ///
+    /// # Errors
+    /// When docker refuses.
+    pub fn of(
+        image: &str,
+        machine: &Arc<Machine>,
+        name: String,
+        options: &[&str],
+        command: &[&str],
+    ) -> Result<Container> {
         machine
             .docker(["run", "-d", "--name", &name])
             .args(options)
-            .arg(IMAGE)
+            .arg(image)
             .args(command)
             .ok()?;
         Ok(Container {

@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod options;
 pub mod processes;
 pub mod program;
+pub mod programs_image;
 pub mod suite;
 pub mod terminal;
 pub mod transcript;

@@ -46,6 +46,9 @@ pub struct Options {
     /// The docker client [default: on the path, else the one that berth installed]
     #[arg(long, value_name = "PATH")]
     docker: Option<PathBuf>,
+    /// The archive that `xtask test-image` makes, for the tests of programs on shares [default: those tests are left out]
+    #[arg(long, value_name = "PATH")]
+    programs: Option<PathBuf>,
     /// Keep the directories of machines whose test failed, and say where they are
     #[arg(long)]
     pub keep: bool,
@@ -66,6 +69,8 @@ pub struct Setup {
     pub docker_plugins: Vec<PathBuf>,
     /// A static busybox, the content of the base image.
     pub busybox: PathBuf,
+    /// The root file system of the image with programs, if there is one.
+    pub programs: Option<PathBuf>,
 }
 
 impl Setup {
@@ -82,17 +87,7 @@ impl Setup {
             None => on_path("berth").context("there is no berth; build it with `cargo build -p berth`")?,
         };
         let installed = data_dir()?;
-        let guest_dir = options
-            .guest_dir
-            .clone()
-            .or_else(|| env::var_os("BERTH_GUEST_DIR").map(PathBuf::from))
-            .unwrap_or_else(|| installed.join("guest"));
-        if !guest_dir.join("vmlinux").is_file() {
-            bail!(
-                "there is no guest in {}; install one with `cargo run -p xtask -- install`",
-                guest_dir.display()
-            );
-        }
+        let guest_dir = guest_dir(options.guest_dir.as_deref())?;
         let client = installed.join("docker");
         let docker = match &options.docker {
             Some(path) => existing(path)?,
@@ -111,12 +106,14 @@ impl Setup {
         .collect();
         let busybox =
             on_path("busybox").context("there is no busybox; on Debian: apt install busybox-static")?;
+        let programs = options.programs.as_deref().map(existing).transpose()?;
         Ok(Setup {
             berth,
-            guest_dir: existing(&guest_dir)?,
+            guest_dir,
             docker,
             docker_plugins,
             busybox,
+            programs,
             options,
         })
     }
@@ -128,6 +125,25 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
     env::split_paths(&path)
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
+}
+
+/// The directory with the guest's kernel and image: the one that is named, else `$BERTH_GUEST_DIR`, else the installed one.
+///
+/// # Errors
+/// When there is none.
+pub fn guest_dir(named: Option<&Path>) -> Result<PathBuf> {
+    let dir = match (named, env::var_os("BERTH_GUEST_DIR")) {
+        (Some(dir), _) => dir.to_owned(),
+        (None, Some(dir)) => dir.into(),
+        (None, None) => data_dir()?.join("guest"),
+    };
+    if !dir.join("vmlinux").is_file() {
+        bail!(
+            "there is no guest in {}; install one with `cargo run -p xtask -- install`",
+            dir.display()
+        );
+    }
+    existing(&dir)
 }
 
 /// `${XDG_DATA_HOME:-~/.local/share}/berth` of the user who runs the tests; machines under test have their own.

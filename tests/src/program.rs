@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, set_parent_process_death_signal};
 
 use crate::transcript::Transcript;
 
@@ -147,6 +147,19 @@ impl Program {
     #[must_use]
     pub fn output_file(mut self, path: impl Into<PathBuf>) -> Program {
         self.output = Some(path.into());
+        self
+    }
+
+    /// Lets the kernel kill it when the calling thread ends, however that comes: for what must not outlive this program even
+    /// when that is killed.
+    #[must_use]
+    pub fn bound_to_caller(mut self) -> Program {
+        // SAFETY: the closure runs in the forked child, where only async-signal-safe calls are allowed; it makes one system
+        // call and allocates nothing.
+        unsafe {
+            self.command
+                .pre_exec(|| set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from));
+        }
         self
     }
 

@@ -1,5 +1,6 @@
 //! Debian's archive: which mirror, how its packages are trusted, and unpacking some of them without installing any.
 
+use std::borrow::Cow;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -301,6 +302,28 @@ pub(crate) fn extract(package: &Path, into: &Path, exclude: &[String]) -> Result
         bail!("cannot read the package {} ({status})", package.display());
     }
     Ok(())
+}
+
+/// Unpacks packages into one directory, as [`extract`] does each.
+///
+/// # Errors
+/// As [`extract`].
+pub(crate) fn extract_all(packages: &[PathBuf], into: &Path, exclude: &[String], label: &str) -> Result<()> {
+    // The tree's own package first: it has the links `/bin` and `/lib` that others unpack through.
+    let (first, rest): (Vec<_>, Vec<_>) = packages
+        .iter()
+        .partition(|package| file_name(package).starts_with("base-files_"));
+    let mut unpacked = progress::Counter::new(label);
+    for package in first.into_iter().chain(rest) {
+        extract(package, into, exclude)?;
+        unpacked.tick();
+    }
+    Ok(())
+}
+
+/// The name of a package's file, `NAME_VERSION_ARCHITECTURE.deb`.
+pub(crate) fn file_name(package: &Path) -> Cow<'_, str> {
+    package.file_name().unwrap_or_default().to_string_lossy()
 }
 
 fn package_files(dir: &Path) -> Result<Vec<PathBuf>> {

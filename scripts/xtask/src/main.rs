@@ -3,6 +3,7 @@
 //!
 //! One module per subcommand. What a command makes is printed on stdout; everything else goes to stderr.
 
+mod bench_files;
 mod cache;
 mod check;
 mod client;
@@ -18,6 +19,7 @@ mod lab;
 mod paths;
 mod progress;
 mod test;
+mod test_image;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -42,12 +44,16 @@ enum Task {
     Image(image::Args),
     /// Fetch the docker client and its plugins
     Client(client::Args),
+    /// Make the container image with the programs of the end-to-end tests
+    TestImage(test_image::Args),
     /// Put everything a machine needs into the data directory
     Install(install::Args),
     /// Check the rules of the tree
     Check(check::Args),
     /// Run a command in a virtual machine where KVM is real
     Lab(lab::LabArgs),
+    /// Compare berth's file sharing with virtiofsd and ext4 in one emulated guest
+    BenchFiles(bench_files::Args),
     /// Build, install and start berth, and run a container in it
     Demo(demo::Args),
     /// Run all tests
@@ -85,9 +91,11 @@ fn main() -> ExitCode {
         Task::Kernel(args) => kernel::run(args, output).map(|()| ExitCode::SUCCESS),
         Task::Image(args) => image::run(args, output).map(|()| ExitCode::SUCCESS),
         Task::Client(args) => client::run(args, output).map(|()| ExitCode::SUCCESS),
+        Task::TestImage(args) => test_image::run(args, output).map(|()| ExitCode::SUCCESS),
         Task::Install(args) => install::run(args, output).map(|()| ExitCode::SUCCESS),
         Task::Check(args) => check::run(args, output).map(|()| ExitCode::SUCCESS),
         Task::Lab(args) => lab::run(args, output),
+        Task::BenchFiles(args) => bench_files::run(args, output).map(|()| ExitCode::SUCCESS),
         Task::Demo(args) => demo::run(args).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(args).map(|()| ExitCode::SUCCESS),
     };

@@ -1,7 +1,9 @@
 //! Measurements: berth's hypervisor beside QEMU's microvm with the same kernel, initramfs and image, and what a machine's
-//! streams carry. Run it where KVM is real: `scripts/lab run -- bench`; with `--icount` for figures that repeat.
+//! streams carry. Run it where KVM is real: `scripts/lab run -- bench`; with `--icount` for figures that repeat. File
+//! sharing is compared under QEMU's emulation, on any host: `scripts/bench-files`.
 
 pub mod boot;
+pub mod files;
 pub mod machine;
 pub mod memory;
 pub mod report;

@@ -1,5 +1,5 @@
 //! Measures berth where KVM is real: `scripts/lab run -- bench`, and `scripts/lab run --icount -- bench --boot-only` for
-//! boot figures that repeat.
+//! boot figures that repeat. `bench files` compares file sharing, under emulation; `scripts/bench-files` runs it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,23 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use berth_tests::bench::boot::{Boot, Hypervisor, initramfs};
+use berth_tests::bench::files::host::{FilesArgs, run as files};
 use berth_tests::bench::machine;
 use berth_tests::bench::report::{Report, Row};
 use berth_tests::bench::{median, percentile};
 use berth_tests::machine::Machine;
 use berth_tests::options::{Options, Setup, on_path};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "bench", about = "Measures berth beside QEMU, where KVM is real")]
+#[command(
+    name = "bench",
+    about = "Measures berth beside QEMU, where KVM is real",
+    args_conflicts_with_subcommands = true
+)]
 struct Cli {
+    #[command(subcommand)]
+    other: Option<Other>,
     #[command(flatten)]
     options: Options,
     /// How often each boot is measured; the middle is reported
@@ -34,8 +41,19 @@ struct Cli {
     stream_mib: u32,
 }
 
+#[derive(Subcommand)]
+enum Other {
+    /// Compares berth's file sharing with virtiofsd and ext4 in one emulated guest
+    Files(FilesArgs),
+}
+
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
+    let cli = Cli::parse();
+    let result = match &cli.other {
+        None => run(&cli),
+        Some(Other::Files(args)) => files(args),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

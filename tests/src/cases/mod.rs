@@ -18,6 +18,8 @@ mod lifecycle;
 mod network;
 mod refusals;
 mod run;
+mod share_programs;
+mod shares;
 mod streams;
 mod volumes;
 
@@ -32,6 +34,10 @@ pub fn all() -> Vec<Case> {
         network::CASES,
         compose::CASES,
         volumes::CASES,
+        shares::CASES[0],
+        shares::CASES[1],
+        shares::CASES[2],
+        share_programs::CASES,
         lifecycle::CASES,
         faults::CASES,
         refusals::CASES,

@@ -1,4 +1,4 @@
-//! Building guest-init as one static binary.
+//! Building programs of the guest, guest-init above all, each as one static binary.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -16,7 +16,15 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// # Errors
 /// When cargo fails; its own messages have been printed.
 pub(super) fn build() -> Result<PathBuf> {
-    progress::note("building guest-init");
+    build_static("guest-init", "guest-init")
+}
+
+/// Builds the binary `name` of `package` for the guest and returns its path.
+///
+/// # Errors
+/// When cargo fails; its own messages have been printed.
+pub(crate) fn build_static(package: &str, name: &str) -> Result<PathBuf> {
+    progress::note(&format!("building {name}"));
     let target_dir = paths::cargo_target_dir()?.join("guest");
     let mut cargo = Command::new(paths::cargo());
     cargo
@@ -27,7 +35,9 @@ pub(super) fn build() -> Result<PathBuf> {
             "--profile",
             "guest",
             "--package",
-            "guest-init",
+            package,
+            "--bin",
+            name,
             "--target",
             TARGET,
         ])
@@ -47,7 +57,7 @@ pub(super) fn build() -> Result<PathBuf> {
         .stdout(Stdio::null());
     let status = cargo.status().context("cannot run cargo")?;
     if !status.success() {
-        bail!("guest-init does not build ({status})");
+        bail!("{name} does not build ({status})");
     }
-    Ok(target_dir.join(TARGET).join("guest/guest-init"))
+    Ok(target_dir.join(TARGET).join("guest").join(name))
 }

@@ -3,7 +3,7 @@
 //! Two products: the trimmed tree of Debian packages, which is slow to make and changes seldom, and the image, which is
 //! that tree with our layout, files and init on top.
 
-mod guest_init;
+pub(crate) mod guest_init;
 mod layout;
 mod packages;
 

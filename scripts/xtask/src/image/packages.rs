@@ -1,6 +1,5 @@
 //! The tree of Debian packages under the image: fetched by apt with what they depend on, unpacked and trimmed.
 
-use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::cache::{Cache, Existing};
 use crate::debian::{self, Archive};
 use crate::digest::Inputs;
-use crate::progress::{self, Counter};
+use crate::progress;
 
 /// Changed whenever the code here would make a different tree from the same lists.
 const VERSION: u32 = 2;
@@ -69,22 +68,10 @@ fn fetch(cache: &Cache, hash: &str, packages: &[String], trim: &[String], stagin
     let files = archive.download_with_dependencies(packages)?;
     let root = staging.join("root");
     fs::create_dir(&root).with_context(|| format!("cannot create {}", root.display()))?;
-    // The tree's own package first: it has the links `/bin` and `/lib` that others unpack through.
-    let (first, rest): (Vec<_>, Vec<_>) = files
-        .iter()
-        .partition(|file| name(file).starts_with("base-files_"));
-    let mut unpacked = Counter::new("guest image: packages unpacked");
-    for file in first.into_iter().chain(rest) {
-        debian::extract(file, &root, trim)?;
-        unpacked.tick();
-    }
+    debian::extract_all(&files, &root, trim, "guest image: packages unpacked")?;
     // A file's name has its version.
-    let identity: Vec<_> = files.iter().map(|file| name(file)).collect();
+    let identity: Vec<_> = files.iter().map(|file| debian::file_name(file)).collect();
     fs::write(staging.join("identity"), identity.join("\n") + "\n").context("cannot write the identity")
-}
-
-fn name(file: &Path) -> Cow<'_, str> {
-    file.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// One item per line; `#` starts a comment.

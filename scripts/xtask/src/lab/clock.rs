@@ -8,7 +8,7 @@ const CALIBRATION: Duration = Duration::from_millis(20);
 /// The rate in kHz. QEMU shows an emulated machine the host's counter as it is; the timers by which a kernel would measure
 /// it run with the host's load, and a kernel that measured wrong runs fast or slow from then on.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn tsc_khz() -> Option<u64> {
+pub(crate) fn tsc_khz() -> Option<u64> {
     // SAFETY: every x86-64 processor has the instruction, and Linux allows it to every process.
     let read = || unsafe { core::arch::x86_64::_rdtsc() };
     let (began, first) = (Instant::now(), read());
@@ -23,6 +23,6 @@ pub(super) fn tsc_khz() -> Option<u64> {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-pub(super) fn tsc_khz() -> Option<u64> {
+pub(crate) fn tsc_khz() -> Option<u64> {
     None
 }

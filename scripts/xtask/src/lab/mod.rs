@@ -5,7 +5,7 @@
 //! [`root`] makes the outer machine's system (once, cached), [`initramfs`] what starts it, [`payload`] the disk with
 //! what this run brings along, [`qemu`] the command line, and [`run`] one run from start to exit code.
 
-mod clock;
+pub(crate) mod clock;
 mod initramfs;
 mod payload;
 mod qemu;
@@ -117,6 +117,15 @@ pub(crate) fn run(args: &LabArgs, output: Output) -> Result<ExitCode> {
             run::run(&root, &machine, &contents, &job)
         }
     }
+}
+
+/// The unpacked part of the lab's Debian root, whose programs run here with their own loader; made if the cache does not
+/// have it.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn tools() -> Result<PathBuf> {
+    Ok(root::LabRoot::obtain(Existing::Keep)?.tools(""))
 }
 
 fn parse_variable(text: &str) -> Result<(String, String)> {

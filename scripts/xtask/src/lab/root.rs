@@ -39,6 +39,8 @@ const PACKAGES: &[&str] = &[
     // File system images: outside for the payload, inside for what looks at a machine's disk.
     "e2fsprogs",
     "erofs-utils",
+    // The other virtio-fs server: outside, for `bench-files` to compare with.
+    "virtiofsd",
     // What berth works with.
     "passt",
     "docker-cli",
@@ -62,6 +64,7 @@ const UNPACKED: &[&str] = &[
     "./usr/lib/modules",
     "./usr/lib/x86_64-linux-gnu",
     "./usr/lib64",
+    "./usr/libexec/virtiofsd",
     "./usr/sbin/mke2fs",
     "./usr/share/qemu",
     "./usr/share/seabios",

@@ -1,0 +1,128 @@
+//! The servers, each with a directory and a socket of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::tools::Tools;
+use crate::bench::files::plan::Contender;
+use crate::program::{Program, Running, end};
+
+/// How long a server may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How to start one.
+pub(super) struct ServerOptions<'a> {
+    pub(super) contender: Contender,
+    pub(super) share: &'a Path,
+    pub(super) socket: PathBuf,
+    /// Of each queue.
+    pub(super) threads: u16,
+    /// Request queues.
+    pub(super) queues: u16,
+    /// Further options.
+    pub(super) more: &'a [String],
+}
+
+/// One that runs. It is killed when this is dropped.
+pub(super) struct Server {
+    pub(super) contender: Contender,
+    pub(super) socket: PathBuf,
+    pub(super) queues: u16,
+    /// What it was started with, without paths.
+    pub(super) line: String,
+    running: Running,
+}
+
+impl Server {
+    /// Starts one and waits until it listens.
+    pub(super) fn start(options: &ServerOptions<'_>, fileshare: &Path, tools: &Tools) -> Result<Server> {
+        let contender = options.contender;
+        let threads = options.threads.to_string();
+        let queues = options.queues.to_string();
+        let (program, mut words) = match contender {
+            Contender::Berth => (
+                Program::new(fileshare),
+                // As a machine of berth's has it: a queue for each virtual CPU, and files belong to whoever asks.
+                vec!["--cache=auto", "--owner=asker", "--num-request-queues", &queues],
+            ),
+            // Its sandbox would need root or a user namespace; a thread of a pool handles a request in any of them.
+            Contender::VirtiofsdAuto => (virtiofsd(tools), vec!["--cache=auto", "--sandbox=none"]),
+            Contender::VirtiofsdAlways => (virtiofsd(tools), vec!["--cache=always", "--sandbox=none"]),
+            Contender::Ext4 => bail!("the guest's own disk has no server"),
+        };
+        words.extend(["--thread-pool-size", &threads]);
+        words.extend(options.more.iter().map(String::as_str));
+        let running = program
+            .arg("--socket-path")
+            .arg(&options.socket)
+            .arg("--shared-dir")
+            .arg(options.share)
+            .args(&words)
+            .bound_to_caller()
+            .spawn()?;
+        let server = Server {
+            contender,
+            socket: options.socket.clone(),
+            queues: options.queues,
+            line: format!("{} {}", contender.name(), words.join(" ")),
+            running,
+        };
+        let begin = Instant::now();
+        while !server.socket.exists() {
+            if begin.elapsed() > PATIENCE || server.running.stderr.wait_for_end(Duration::ZERO) {
+                bail!(
+                    "{} does not listen; it said: {}",
+                    server.line,
+                    end(&server.said())
+                );
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(server)
+    }
+
+    /// The processor time it has taken so far.
+    pub(super) fn processor_time(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.running.pid());
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        processor_time(&text).with_context(|| format!("cannot understand {path}"))
+    }
+
+    /// What it has printed to stderr so far.
+    pub(super) fn said(&self) -> String {
+        String::from_utf8_lossy(&self.running.stderr.bytes()).into_owned()
+    }
+}
+
+/// From the text of `/proc/PID/stat` (proc(5)): the sum of utime and stime, which are the 12th and 13th field after the
+/// name in parentheses.
+fn processor_time(stat: &str) -> Option<Duration> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let total = ticks()? + ticks()?;
+    Some(Duration::from_secs_f64(
+        total as f64 / rustix::param::clock_ticks_per_second() as f64,
+    ))
+}
+
+fn virtiofsd(tools: &Tools) -> Program {
+    tools.program("usr/libexec/virtiofsd")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_hides_no_field() {
+        let hz = rustix::param::clock_ticks_per_second();
+        let stat = format!("7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 {hz} {} 9 9 20 0", 2 * hz);
+        assert_eq!(processor_time(&stat), Some(Duration::from_secs(3)));
+        assert_eq!(processor_time("7 (a) S 1"), None);
+    }
+}

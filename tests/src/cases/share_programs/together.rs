@@ -1,0 +1,260 @@
+//! Two containers and the host on the same files, in an order that the test gives: `agent.py` does in a container
+//! what it is told.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+
+use super::{Shared, USER, all_ours, no_image};
+use crate::docker::{STATE_LIMIT, same};
+use crate::machine::Machine;
+use crate::program::Running;
+use crate::suite::{Context, Verdict};
+
+/// A container that does what it is told.
+struct Agent {
+    machine: Arc<Machine>,
+    name: String,
+    running: Running,
+    /// How much of what it has answered is known.
+    heard: usize,
+}
+
+impl Agent {
+    fn start(shared: &Shared, name: String, options: &[&str]) -> Result<Agent> {
+        let options = [&["-i", "--name", &name], options].concat();
+        let running = shared.python(&options, "agent.py", &[]).piped().spawn()?;
+        Ok(Agent {
+            machine: Arc::clone(&shared.machine),
+            name,
+            running,
+            heard: 0,
+        })
+    }
+
+    /// Tells it something, without waiting for the answer.
+    fn tell(&mut self, line: &str) -> Result<()> {
+        self.running.write(format!("{line}\n").as_bytes())
+    }
+
+    /// Its next answer.
+    fn answer(&mut self) -> Result<String> {
+        let end = self
+            .running
+            .stdout
+            .wait_for("\n", self.heard, STATE_LIMIT)
+            .with_context(|| {
+                let errors = self.running.stderr.bytes();
+                format!("{}: {}", self.name, String::from_utf8_lossy(&errors))
+            })?;
+        let bytes = self.running.stdout.bytes();
+        let line = String::from_utf8_lossy(&bytes[self.heard..end])
+            .trim_end()
+            .to_owned();
+        self.heard = end;
+        Ok(line)
+    }
+
+    /// Tells it something and expects an answer.
+    fn does(&mut self, line: &str, expected: &str) -> Result<()> {
+        self.tell(line)?;
+        let found = self.answer()?;
+        same(
+            &format!("{} was told {line:?}", self.name),
+            &found.as_str(),
+            &expected,
+        )
+    }
+
+    /// Ends the container as a power cut would.
+    fn kill(self) -> Result<()> {
+        self.machine.docker(["kill", &self.name]).ok().map(drop)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It is gone already after a kill, and ends by itself when its stdin does.
+        self.running.close_stdin();
+        drop(self.machine.docker(["rm", "--force", &self.name]).run());
+    }
+}
+
+pub(super) fn containers_see_each_others_files_maps_and_sockets(context: &Context) -> Result<Verdict> {
+    let Some(shared) = Shared::new(context, "together")? else {
+        return Ok(no_image());
+    };
+    let dir = &shared.dir;
+    let mut one = Agent::start(&shared, context.name("one"), &[])?;
+    let mut two = Agent::start(&shared, context.name("two"), &["-u", USER])?;
+
+    // Names and what they lead to.
+    one.does("put('file', 'one'); os.chmod('file', 0o666)", "= null")?;
+    two.does("text('file')", "= \"one\"")?;
+    two.does("f = os.open('file', os.O_RDWR)", "= null")?;
+    one.does("os.rename('file', 'moved')", "= null")?;
+    two.does("text('file')", "! ENOENT")?;
+    one.does("os.unlink('moved')", "= null")?;
+    two.does(
+        "[os.pread(f, 9, 0).decode(), os.fstat(f).st_nlink]",
+        "= [\"one\", 0]",
+    )?;
+    two.does("os.pwrite(f, b'still', 0)", "= 5")?;
+    two.does("os.pread(f, 9, 0).decode()", "= \"still\"")?;
+
+    // Each name is made by one of them, however they race.
+    one.does("os.mkdir('claims'); os.chmod('claims', 0o777)", "= null")?;
+    for agent in [&mut one, &mut two] {
+        agent.tell("claim('claims', 300)")?;
+    }
+    let claimed = [one.answer()?, two.answer()?]
+        .iter()
+        .map(|answer| answer.trim_start_matches("= ").parse::<usize>())
+        .sum::<Result<usize, _>>()
+        .context("not a number of files")?;
+    same("files made by one of two", &claimed, &300)?;
+
+    // Appends of both and of the host.
+    one.does("put('log', ''); os.chmod('log', 0o666)", "= null")?;
+    for (agent, name) in [(&mut one, "one"), (&mut two, "two")] {
+        agent.tell(&format!("append('log', '{name}', 300)"))?;
+    }
+    let mut log = fs::OpenOptions::new()
+        .append(true)
+        .open(dir.join("log"))
+        .context("the log")?;
+    for line in 0..300 {
+        log.write_all(format!("host-{line}-end\n").as_bytes())
+            .context("cannot append")?;
+    }
+    for agent in [&mut one, &mut two] {
+        same("appending", &agent.answer()?.as_str(), &"= null")?;
+    }
+    let text = fs::read_to_string(dir.join("log")).context("the log")?;
+    for side in ["one", "two", "host"] {
+        let lines = text.lines().filter(|line| line.starts_with(side));
+        let expected = (0..300).map(|line| format!("{side}-{line}-end"));
+        ensure!(
+            lines.eq(expected),
+            "lines of {side} are torn, lost or out of order:\n{text}"
+        );
+    }
+    same("lines of all three", &text.lines().count(), &900)?;
+
+    // A map that both have is one memory, and the host has it once it is synced.
+    one.does(
+        "put('map', '.' * 8192); os.chmod('map', 0o666); m = mmap.mmap(os.open('map', os.O_RDWR), 8192)",
+        "= null",
+    )?;
+    two.does("m = mmap.mmap(os.open('map', os.O_RDWR), 8192)", "= null")?;
+    one.does("m[4090:4100] = b'0123456789'", "= null")?;
+    two.does("m[4090:4100].decode()", "= \"0123456789\"")?;
+    two.does("m[0:3] = b'two'", "= null")?;
+    one.does("m[0:3].decode()", "= \"two\"")?;
+    one.does("os.pwrite(os.open('map', os.O_RDWR), b'write', 8000)", "= 5")?;
+    two.does("m[8000:8005].decode()", "= \"write\"")?;
+    two.does("m.flush()", "= null")?;
+    let map = fs::File::open(dir.join("map")).context("the map")?;
+    for (offset, expected) in [(0, &b"two"[..]), (4090, b"0123456789"), (8000, b"write")] {
+        let mut found = vec![0; expected.len()];
+        map.read_exact_at(&mut found, offset).context("the map")?;
+        same(
+            &format!("the map at {offset} on the host"),
+            &found.as_slice(),
+            &expected,
+        )?;
+    }
+
+    // Sockets and FIFOs lead from one to the other.
+    one.does(
+        "s = socket.socket(socket.AF_UNIX); s.bind('socket'); s.listen(); os.chmod('socket', 0o777)",
+        "= null",
+    )?;
+    two.does("c = socket.socket(socket.AF_UNIX); c.connect('socket')", "= null")?;
+    two.does("c.send(b'hello')", "= 5")?;
+    one.does("s.accept()[0].recv(9).decode()", "= \"hello\"")?;
+    one.does("os.mkfifo('fifo'); os.chmod('fifo', 0o666)", "= null")?;
+    one.tell("text('fifo')")?;
+    two.does("put('fifo', 'through')", "= null")?;
+    same("through the FIFO", &one.answer()?.as_str(), &"= \"through\"")?;
+    all_ours(dir)?;
+    Ok(Verdict::Passed)
+}
+
+pub(super) fn containers_and_the_host_lock_each_other_out(context: &Context) -> Result<Verdict> {
+    let Some(shared) = Shared::new(context, "locks")? else {
+        return Ok(no_image());
+    };
+    let path = shared.dir.join("file");
+    fs::write(&path, vec![b'.'; 100]).context("cannot write the file")?;
+    let host = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .context("the file")?;
+    let mut one = Agent::start(&shared, context.name("one"), &[])?;
+    let mut two = Agent::start(&shared, context.name("two"), &[])?;
+    for agent in [&mut one, &mut two] {
+        agent.does("f = os.open('file', os.O_RDWR)", "= null")?;
+    }
+    let host_has_flock = || host.try_lock().is_ok();
+
+    // flock(2).
+    one.does("fcntl.flock(f, EX)", "= null")?;
+    two.does("fcntl.flock(f, EX | NB)", "! EAGAIN")?;
+    two.does("fcntl.flock(f, SH | NB)", "! EAGAIN")?;
+    ensure!(!host_has_flock(), "the host got a lock that a container has");
+    one.does("fcntl.flock(f, SH)", "= null")?;
+    two.does("fcntl.flock(f, SH | NB)", "= null")?;
+    ensure!(!host_has_flock(), "the host got a lock that containers share");
+    one.does("fcntl.flock(f, UN)", "= null")?;
+    two.does("fcntl.flock(f, UN)", "= null")?;
+    ensure!(host_has_flock(), "the host does not get a lock that nobody has");
+    two.does("fcntl.flock(f, EX | NB)", "! EAGAIN")?;
+    host.unlock().context("cannot unlock")?;
+    two.does("fcntl.flock(f, EX | NB)", "= null")?;
+    two.does("fcntl.flock(f, UN)", "= null")?;
+
+    // POSIX locks, by ranges.
+    one.does("fcntl.lockf(f, EX, 10, 0)", "= null")?;
+    two.does("fcntl.lockf(f, EX | NB, 10, 10)", "= null")?;
+    two.does("fcntl.lockf(f, SH | NB, 1, 9)", "! EAGAIN")?;
+    one.does("fcntl.lockf(f, EX | NB, 100, 5)", "! EAGAIN")?;
+    one.does("fcntl.lockf(f, EX | NB, 80, 20)", "= null")?;
+    same(
+        "the host's try of the whole file",
+        &fcntl_lock(&host, FlockOperation::NonBlockingLockExclusive).err(),
+        &Some(Errno::AGAIN),
+    )?;
+
+    // A wait ends when the lock is free, not before. That it is free is written down first.
+    two.does("fcntl.lockf(f, UN)", "= null")?;
+    two.tell("fcntl.lockf(f, EX); seen = text('marker'); fcntl.lockf(f, UN)")?;
+    one.does("put('marker', 'free'); fcntl.lockf(f, UN)", "= null")?;
+    same("the wait", &two.answer()?.as_str(), &"= null")?;
+    two.does("seen", "= \"free\"")?;
+
+    // That a signal ends a wait is not tested, because it does not: Linux 6.12's virtio-fs driver does not pass it
+    // on.
+
+    // The locks of a container that dies go with it.
+    two.tell("fcntl.lockf(f, EX); fcntl.flock(f, EX)")?;
+    one.kill()?;
+    same(
+        "the wait for a dead container",
+        &two.answer()?.as_str(),
+        &"= null",
+    )?;
+    ensure!(!host_has_flock(), "the host got a lock that a container has");
+    drop(two);
+    let free = || -> Result<bool> {
+        Ok(host_has_flock() && fcntl_lock(&host, FlockOperation::NonBlockingLockExclusive).is_ok())
+    };
+    crate::processes::wait_until("the locks of ended containers to go", STATE_LIMIT, free)?;
+    Ok(Verdict::Passed)
+}

@@ -352,16 +352,9 @@ impl Running {
     /// # Errors
     /// When its time is up, or it ended and left something behind that holds its output open.
     pub fn finish(mut self) -> Result<Finished> {
-        let deadline = Instant::now() + self.limit;
-        let status = loop {
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .with_context(|| format!("cannot wait for {}", self.line))?
-            {
-                break status;
-            }
-            if Instant::now() >= deadline {
+        let status = match self.status(self.limit)? {
+            Some(status) => status,
+            None => {
                 self.kill();
                 bail!(
                     "{} was not done after {} s\n  stdout: {}\n  stderr: {}",
@@ -371,7 +364,6 @@ impl Running {
                     end(&String::from_utf8_lossy(&self.stderr.bytes()))
                 );
             }
-            thread::sleep(Duration::from_millis(5));
         };
         for (name, stream) in [("stdout", &self.stdout), ("stderr", &self.stderr)] {
             if !stream.wait_for_end(OUTPUT_LIMIT) {
@@ -391,6 +383,30 @@ impl Running {
             stdout: self.stdout.bytes(),
             stderr: self.stderr.bytes(),
         })
+    }
+
+    /// Waits at most `limit` for its end, which leaves what it has printed to be read, and returns its exit code.
+    ///
+    /// # Errors
+    /// When the time is up.
+    pub fn ends(&mut self, limit: Duration) -> Result<Option<i32>> {
+        match self.status(limit)? {
+            Some(status) => Ok(status.code()),
+            None => bail!("{} was not done after {} s", self.line, limit.as_secs()),
+        }
+    }
+
+    /// How it ended; none when it has not within `limit`.
+    fn status(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let ended = self.child.try_wait();
+            let ended = ended.with_context(|| format!("cannot wait for {}", self.line))?;
+            if ended.is_some() || Instant::now() >= deadline {
+                return Ok(ended);
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Ends it now, and everything in its process group.

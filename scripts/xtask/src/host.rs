@@ -28,13 +28,14 @@ const fn optional(name: &'static str) -> Package {
 
 /// What building the kernel, the image and berth needs. A distribution without the kernel's source gets it from Debian's
 /// archive; see `kernel::source`.
-pub(crate) const BUILD: [Package; 13] = [
+pub(crate) const BUILD: [Package; 14] = [
     required("gcc"),
     required("libc6-dev"),
     required("make"),
     required("flex"),
     required("bison"),
     required("bc"),
+    required("patch"),
     required("libelf-dev"),
     required("xz-utils"),
     required("debian-archive-keyring"),

@@ -19,6 +19,7 @@ use crate::suite::{Context, Verdict};
 cases!("faults":
     a_killed_daemon_takes_its_machine_along_and_the_next_start_cleans_up,
     a_kernel_panic_ends_the_machine_and_is_named_as_the_reason,
+    streams_under_way_end_with_their_machine,
     init_cannot_be_killed_from_inside,
     a_power_off_from_inside_is_orderly_and_does_not_confuse_a_start_right_after_it,
     a_killed_dockerd_is_started_again,
@@ -91,6 +92,45 @@ fn a_kernel_panic_ends_the_machine_and_is_named_as_the_reason(context: &Context)
         &machine.status()?["failure"],
         &json!(null),
     )?;
+    Ok(Verdict::Passed)
+}
+
+/// A client that waits for bytes of a machine that is gone would wait for ever: its stream has to end with the machine.
+fn streams_under_way_end_with_their_machine(context: &Context) -> Result<Verdict> {
+    let machine = prepared(context)?;
+    // One that waits for the first byte, and two that bytes come through as fast as they go.
+    let waiting = machine.docker(["events"]).limit(STATE_LIMIT).spawn()?;
+    let flowing = machine
+        .in_guest("echo begun; cat /dev/zero")
+        .output_file("/dev/null")
+        .limit(STATE_LIMIT)
+        .spawn()?;
+    let sending = machine
+        .in_guest("echo begun; cat > /dev/null")
+        .input_file("/dev/zero")
+        .limit(STATE_LIMIT)
+        .spawn()?;
+    sending.prints("begun")?;
+    machine.docker(["info", "--format", "{{.OSType}}"]).ok()?;
+
+    machine.in_guest("echo c > /proc/sysrq-trigger").run()?;
+    machine.wait_stopped(STATE_LIMIT)?;
+
+    // Each within its limit; an endless one that "succeeded" would have been told a lie.
+    let events = waiting.finish()?;
+    for stream in [flowing.finish()?, sending.finish()?] {
+        ensure!(
+            stream.code() != Some(0),
+            "a stream cut off in the middle counts as done: {}",
+            stream.describe()
+        );
+    }
+    ensure!(
+        events.text().is_empty(),
+        "nothing happened: {}",
+        events.describe()
+    );
+    comes_back(&machine)?;
     Ok(Verdict::Passed)
 }
 

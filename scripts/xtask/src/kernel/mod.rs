@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod kconfig;
+mod patches;
 pub(crate) mod source;
 
 use std::fs;
@@ -15,10 +16,11 @@ use crate::cache::{Cache, Existing};
 use crate::digest::Inputs;
 use crate::{Output, command, paths, progress};
 use kconfig::{DotConfig, Group};
+use patches::Patches;
 use source::Source;
 
 /// Changed whenever the code here would make a different kernel from the same inputs.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The fragments, in the order they are applied. Another architecture brings a second file in the place of the last.
 const FRAGMENTS: [&str; 2] = ["berth.config", "x86_64.config"];
@@ -42,13 +44,14 @@ pub(crate) struct Configuration {
     text: String,
     groups: Vec<Group>,
     required: Vec<(String, String)>,
+    patches: Patches,
 }
 
 impl Configuration {
-    /// Reads the fragments and the list of what Docker needs.
+    /// Reads the fragments, the list of what Docker needs, and the patches.
     ///
     /// # Errors
-    /// When a file cannot be read or a fragment breaks its own rules (a reason for every group).
+    /// When a file cannot be read or breaks its own rules (a reason for every group and patch).
     pub(crate) fn load(root: &Path) -> Result<Self> {
         let dir = root.join("kernel-config");
         let mut text = String::new();
@@ -69,6 +72,7 @@ impl Configuration {
             text,
             groups,
             required,
+            patches: Patches::load(&dir.join("patches"))?,
         })
     }
 
@@ -156,6 +160,7 @@ fn hash(configuration: &Configuration, source: &Source, cache: &Cache) -> Result
     for (name, _) in &configuration.required {
         inputs.add("required", name);
     }
+    configuration.patches.add_to(&mut inputs);
     inputs.add("source", source.identity(cache)?);
     for tool in ["gcc", "ld"] {
         let version = command::output(Command::new(tool).arg("--version").env("LC_ALL", "C"))

@@ -72,8 +72,14 @@ impl Agent {
     }
 
     /// Ends the container as a power cut would.
-    fn kill(self) -> Result<()> {
+    fn kill(&self) -> Result<()> {
         self.machine.docker(["kill", &self.name]).ok().map(drop)
+    }
+
+    /// Ends it as [`Agent::kill`] does and says with which code its client ended.
+    fn killed(&mut self) -> Result<Option<i32>> {
+        self.kill()?;
+        self.running.ends(STATE_LIMIT)
     }
 }
 
@@ -239,8 +245,23 @@ pub(super) fn containers_and_the_host_lock_each_other_out(context: &Context) -> 
     same("the wait", &two.answer()?.as_str(), &"= null")?;
     two.does("seen", "= \"free\"")?;
 
-    // That a signal ends a wait is not tested, because it does not: Linux 6.12's virtio-fs driver does not pass it
-    // on.
+    // A signal ends a wait, and so does SIGKILL.
+    one.does("fcntl.flock(f, EX); fcntl.lockf(f, EX)", "= null")?;
+    two.does("interrupted(lambda: fcntl.flock(f, EX))", "= true")?;
+    two.does("interrupted(lambda: fcntl.lockf(f, EX))", "= true")?;
+    let mut doomed = Agent::start(&shared, context.name("doomed"), &[])?;
+    doomed.does("f = os.open('file', os.O_RDWR)", "= null")?;
+    doomed.tell("fcntl.lockf(f, EX)")?;
+    // Its main thread is in fcntl(2), number 72, and stays there.
+    let waits =
+        "for p in /proc/[0-9]*; do case $(cat $p/syscall 2>/dev/null) in '72 '*) exit 0;; esac; done; exit 1";
+    crate::processes::wait_until("a process to wait for the lock", STATE_LIMIT, || {
+        Ok(shared.machine.in_guest(waits).run()?.code() == Some(0))
+    })?;
+    same("exit code of who was killed", &doomed.killed()?, &Some(137))?;
+    one.does("fcntl.flock(f, UN); fcntl.lockf(f, UN)", "= null")?;
+    two.does("fcntl.flock(f, EX | NB); fcntl.flock(f, UN)", "= null")?;
+    one.does("fcntl.lockf(f, EX); fcntl.flock(f, EX)", "= null")?;
 
     // The locks of a container that dies go with it.
     two.tell("fcntl.lockf(f, EX); fcntl.flock(f, EX)")?;

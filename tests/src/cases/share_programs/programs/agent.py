@@ -2,7 +2,7 @@
 # can act on the same files in a known order.
 #
 # Answers each line with one: "= VALUE" as JSON, or "! ERROR", by its name where it is one of the system's.
-import errno, fcntl, json, mmap, os, socket, struct, sys
+import errno, fcntl, json, mmap, os, signal, socket, struct, sys
 
 EX, SH, UN, NB = fcntl.LOCK_EX, fcntl.LOCK_SH, fcntl.LOCK_UN, fcntl.LOCK_NB
 
@@ -35,6 +35,27 @@ def claim(directory, names):
         except FileExistsError:
             pass
     return mine
+
+
+class Alarm(Exception):
+    pass
+
+
+def interrupted(wait):
+    """Whether a signal that comes a moment later ends the wait."""
+
+    def ring(*_):
+        raise Alarm
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        wait()
+        return False
+    except Alarm:
+        return True
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 for line in sys.stdin:

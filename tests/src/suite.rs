@@ -58,14 +58,19 @@ impl Context {
         self.setup.options.cpus
     }
 
-    /// A running machine with the base image, for cases that leave it as they found it.
+    /// A running machine with the base image, for cases that leave it as they found it. When it has gone down, the case that
+    /// it went down in has failed with what its logs say, and the next ones get a new one.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn machine(&self) -> Result<Arc<Machine>> {
         let mut machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(machine) = &machines.docker {
-            return Ok(Arc::clone(machine));
+            if machine.berth(["status"]).run()?.code() == Some(0) {
+                return Ok(Arc::clone(machine));
+            }
+            eprintln!("the machine is down; starting another\n{}", machine.diagnostics());
+            machines.docker = None;
         }
         let machine = Arc::new(Machine::new(&self.setup)?);
         machine

@@ -124,9 +124,8 @@ fn end_to_end_on_qemu(root: &Path, programs: &Path, full: bool) -> Result<()> {
 
 /// The same suite against a machine on our own hypervisor, where KVM is real.
 ///
-/// The machines have one virtual CPU: the processor that the lab emulates does not always get two right (`docs/lab.md`,
-/// "Two virtual CPUs"), which fails a run that has nothing wrong with it. Without `programs` it leaves out the cases that need
-/// them: a database in a machine in an emulated machine takes many minutes.
+/// Without `programs` it leaves out the cases that need them: a database in a machine in an emulated machine takes many
+/// minutes.
 fn end_to_end_in_the_lab(root: &Path, programs: Option<&PathBuf>) -> Result<()> {
     cargo(
         root,
@@ -149,7 +148,7 @@ fn end_to_end_in_the_lab(root: &Path, programs: Option<&PathBuf>) -> Result<()> 
         payload.push("=programs.tar");
         lab.arg("--payload").arg(payload);
     }
-    lab.args(["--", "e2e", "--engine", "kvm", "--cpus", "1"]);
+    lab.args(["--", "e2e", "--engine", "kvm"]);
     if programs.is_some() {
         lab.args(["--programs", "/payload/programs.tar"]);
     }

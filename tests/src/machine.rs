@@ -33,6 +33,7 @@ pub struct Machine {
     /// Environment on top of the machine's own.
     environment: Vec<(OsString, OsString)>,
     memory: &'static str,
+    cpus: u8,
 }
 
 impl Machine {
@@ -54,6 +55,7 @@ impl Machine {
             prefix: Vec::new(),
             environment: Vec::new(),
             memory: "1536MiB",
+            cpus: setup.options.cpus,
         };
         for path in [
             machine.runtime_dir(),
@@ -73,6 +75,13 @@ impl Machine {
     #[must_use]
     pub fn with_memory(mut self, memory: &'static str) -> Machine {
         self.memory = memory;
+        self
+    }
+
+    /// Gives its guest this many virtual CPUs, whatever the options of the run say.
+    #[must_use]
+    pub fn with_cpus(mut self, cpus: u8) -> Machine {
+        self.cpus = cpus;
         self
     }
 
@@ -185,7 +194,7 @@ impl Machine {
     /// `berth start` with the engine under test, still to be run.
     pub fn start_command(&self) -> Program {
         let engine = self.setup.options.engine.to_string();
-        let cpus = self.setup.options.cpus.to_string();
+        let cpus = self.cpus.to_string();
         self.berth([
             "start",
             "--engine",

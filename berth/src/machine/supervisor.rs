@@ -19,6 +19,7 @@ use super::failure::{self, Failure};
 use super::guest_files::{self, GuestFiles};
 use super::handle::{Command, Handle};
 use super::live::{Happening, Live};
+use super::settings::Chosen;
 use super::state::{Phase, State, Step};
 use super::take_down;
 use crate::config::Config;
@@ -36,6 +37,8 @@ const CLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Surroundings {
     /// The configuration.
     pub config: Config,
+    /// What was chosen for this start; to be remembered once it is accepted.
+    pub chosen: Chosen,
     /// Where the guest's kernel and image are.
     pub guest_dir: PathBuf,
     /// The daemon's child processes.
@@ -396,7 +399,7 @@ mod tests {
 
     use super::*;
     use crate::host::Host;
-    use crate::machine::settings::{Chosen, Settings};
+    use crate::machine::settings::Settings;
     use crate::name::MachineName;
 
     fn console(text: &str) -> (tempfile::TempDir, Console) {
@@ -433,6 +436,7 @@ mod tests {
         let (children, _) = Children::take_over(dir.path().join("children.json")).unwrap();
         let around = Surroundings {
             config: Config::default(),
+            chosen: Chosen::default(),
             guest_dir: dir.path().into(),
             children,
         };

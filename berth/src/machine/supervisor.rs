@@ -232,7 +232,7 @@ impl Supervisor {
         if let Some(message) = last_words.fatal {
             return Ending::Failed(Failure::now(format!("the guest gave up: {message}"), None));
         }
-        if last_words.powering_off && *exit == EngineExit::GuestReset {
+        if last_words.powering_off && *exit.cause() == EngineExit::GuestReset {
             self.machine.note("the guest powered off by itself");
             return Ending::ByItself;
         }
@@ -359,7 +359,10 @@ struct LastWords {
 /// Why a machine ended that nobody stopped, in one sentence.
 fn describe_end(exit: &EngineExit, console: &Console) -> String {
     let lines = console.last_lines(usize::MAX);
-    match (exit, failure::kernel_panic(lines.iter().map(String::as_str))) {
+    match (
+        exit.cause(),
+        failure::kernel_panic(lines.iter().map(String::as_str)),
+    ) {
         (EngineExit::GuestReset, Some(panic)) => format!("the guest's kernel panicked: {panic}"),
         (EngineExit::GuestReset, None) => {
             "the guest ended without a word; the console's last lines may tell why".into()
@@ -369,6 +372,8 @@ fn describe_end(exit: &EngineExit, console: &Console) -> String {
             how.as_deref().unwrap_or("no status")
         ),
         (EngineExit::Failed(why), _) => format!("the virtual machine failed: {why}"),
+        // A cause has no part that is stuck.
+        (EngineExit::Stuck { what, .. }, _) => format!("{what} did not stop"),
     }
 }
 

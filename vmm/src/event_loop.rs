@@ -101,8 +101,11 @@ impl Drop for EventLoop {
             return;
         }
         if let Some(thread) = self.thread.take() {
-            // A panic on that thread was reported when it happened.
-            let _ = thread.join();
+            // A panic on that thread was reported when it happened; a test must not pass with one.
+            let panicked = thread.join().is_err();
+            if cfg!(any(test, feature = "test-driver")) && !std::thread::panicking() {
+                assert!(!panicked, "a worker panicked");
+            }
         }
     }
 }

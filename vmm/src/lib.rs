@@ -8,6 +8,8 @@ pub mod event_loop;
 pub mod legacy;
 pub mod memory;
 pub mod probe;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod vhost_user;
 pub mod virtio;
 pub mod vm;

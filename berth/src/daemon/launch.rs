@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::Signal;
@@ -19,6 +19,10 @@ use crate::name::MachineName;
 use crate::paths::MachinePaths;
 use crate::process::Children;
 
+/// How long a daemon that has closed its sockets may take to be gone. Locks and memory go in a moment.
+const END_WAIT: Duration = Duration::from_secs(30);
+/// How often is looked whether it is.
+const POLL: Duration = Duration::from_millis(20);
 /// How long a daemon that was killed may take to be gone.
 const KILL_WAIT: Duration = Duration::from_secs(30);
 
@@ -99,10 +103,30 @@ fn detach() -> io::Result<()> {
 }
 
 /// Waits until no daemon holds its lock: the one that was stopped is gone with everything it had.
+///
+/// # Errors
+/// When the daemon has let go of its sockets, which is the last that it does, and its process does not end: a thread of it
+/// waits in the kernel for a file system that does not answer, and not even SIGKILL ends that.
 pub fn wait_gone(paths: &MachinePaths) -> Result<()> {
+    wait_gone_within(paths, END_WAIT)
+}
+
+fn wait_gone_within(paths: &MachinePaths, limit: Duration) -> Result<()> {
+    let mut ending_since = None;
     // Without a directory there never was one.
-    if paths.runtime_dir.is_dir() {
-        Lock::wait(&paths.daemon_lock())?;
+    while is_there(paths)? {
+        if paths.api_socket().exists() {
+            ending_since = None;
+        } else {
+            let since = *ending_since.get_or_insert_with(Instant::now);
+            anyhow::ensure!(
+                since.elapsed() < limit,
+                "the machine has stopped, but its daemon's process does not end: it waits for a file system of the host, \
+                 probably one with a shared directory, that does not answer. See to that file system; the machine can be \
+                 started when the process is gone. What containers have written is with the host's kernel"
+            );
+        }
+        std::thread::sleep(POLL);
     }
     Ok(())
 }
@@ -205,6 +229,26 @@ mod tests {
         drop(lock);
         assert!(!is_there(&paths).unwrap());
         wait_gone(&paths).unwrap();
+    }
+
+    #[test]
+    fn a_daemon_that_does_not_end_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(dir.path());
+        std::fs::create_dir_all(&paths.runtime_dir).unwrap();
+        let lock = Lock::wait(&paths.daemon_lock()).unwrap();
+        let error = wait_gone_within(&paths, Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("does not answer"), "{error}");
+        // One that still listens may have much to do.
+        let socket = UnixListener::bind(paths.api_socket()).unwrap();
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| wait_gone_within(&paths, Duration::ZERO));
+            std::thread::sleep(Duration::from_millis(100));
+            assert!(!waiter.is_finished());
+            drop(lock);
+            waiter.join().unwrap().unwrap();
+        });
+        drop(socket);
     }
 
     #[test]

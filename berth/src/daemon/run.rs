@@ -4,6 +4,7 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,15 +105,7 @@ impl Daemon {
         remove_sockets(&paths).context("cannot remove what a killed daemon left")?;
         pid_file::write(&paths.pid_file()).context("cannot record the daemon's process")?;
 
-        let record = MachineRecord::load(&paths.record())?;
-        let chosen = record
-            .as_ref()
-            .map_or(chosen.clone(), |record| chosen.or(&record.chosen));
-        let settings = Settings::resolve(&chosen, &config, &Host::detect())
-            .map_err(|error| Failure::wrap(Code::Usage, error))?;
-        let mut record = record.unwrap_or_else(|| MachineRecord::new(Chosen::default()));
-        record.chosen = chosen;
-        record.store(&paths.record())?;
+        let settings = settle(&paths.record(), chosen, &config)?;
 
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -132,6 +125,7 @@ impl Daemon {
             commands,
             Surroundings {
                 config,
+                chosen: chosen.clone(),
                 guest_dir: all.guest_dir,
                 children,
             },
@@ -175,7 +169,21 @@ impl Daemon {
     }
 }
 
-fn start_log(path: &std::path::Path, level: &str) -> Result<()> {
+/// What the machine with this record is started with. From now on it exists; the new choices are only remembered when its
+/// start is accepted.
+fn settle(record: &Path, chosen: &Chosen, config: &Config) -> Result<Settings> {
+    let before = MachineRecord::load(record)?;
+    let new = before.is_none();
+    let before = before.unwrap_or_else(|| MachineRecord::new(Chosen::default()));
+    let settings = Settings::resolve(&chosen.or(&before.chosen), config, &Host::detect())
+        .map_err(|error| Failure::wrap(Code::Usage, error))?;
+    if new {
+        before.store(record)?;
+    }
+    Ok(settings)
+}
+
+fn start_log(path: &Path, level: &str) -> Result<()> {
     let log = SharedLog::new(RotatingFile::open(path.to_owned())?);
     // `BERTH_LOG` takes `tracing` filters, for the developers.
     let filter = EnvFilter::try_from_env("BERTH_LOG").or_else(|_| EnvFilter::try_new(level))?;
@@ -204,5 +212,32 @@ fn raise_descriptor_limit() {
     };
     if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, "could not raise the limit of open descriptors");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EngineChoice;
+
+    #[test]
+    fn a_machine_exists_before_its_start_is_accepted_and_its_choices_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("machine.json");
+        let chosen = |engine, cpus| Chosen {
+            engine,
+            cpus,
+            ..Chosen::default()
+        };
+        let remembered = || MachineRecord::load(&path).unwrap().unwrap().chosen;
+
+        let settings = settle(&path, &chosen(Some(EngineChoice::Kvm), None), &Config::default()).unwrap();
+        assert_eq!(settings.engine, EngineChoice::Kvm);
+        assert_eq!(remembered(), Chosen::default());
+
+        MachineRecord::remember(&path, &chosen(Some(EngineChoice::Qemu), None)).unwrap();
+        let settings = settle(&path, &chosen(None, Some(1)), &Config::default()).unwrap();
+        assert_eq!((settings.engine, settings.cpus), (EngineChoice::Qemu, 1));
+        assert_eq!(remembered(), chosen(Some(EngineChoice::Qemu), None));
     }
 }

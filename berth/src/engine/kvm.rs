@@ -144,7 +144,10 @@ fn exit_of(reason: ExitReason) -> EngineExit {
         ExitReason::Reset => EngineExit::GuestReset,
         ExitReason::Killed => EngineExit::Killed(None),
         ExitReason::InternalError(what) => EngineExit::Failed(what),
-        stuck @ ExitReason::Stuck { .. } => EngineExit::Failed(stuck.to_string()),
+        ExitReason::Stuck { what, after } => EngineExit::Stuck {
+            what,
+            after: Box::new(exit_of(*after)),
+        },
     }
 }
 
@@ -240,6 +243,9 @@ mod tests {
             what: "vda".into(),
             after: Box::new(ExitReason::Reset),
         };
-        assert!(matches!(exit_of(stuck), EngineExit::Failed(why) if why.contains("vda")));
+        let stuck = exit_of(stuck);
+        assert_eq!(stuck.cause(), &EngineExit::GuestReset);
+        assert!(stuck.stuck().is_some_and(|what| what.starts_with("vda")));
+        assert_eq!(stuck.cause().stuck(), None);
     }
 }

@@ -174,6 +174,34 @@ pub enum EngineExit {
     Killed(Option<String>),
     /// The engine failed: what and why.
     Failed(String),
+    /// The machine has ended, but a part of it still waits for the host, and goes only with this process.
+    Stuck {
+        /// Which.
+        what: String,
+        /// Why the machine ended.
+        after: Box<EngineExit>,
+    },
+}
+
+impl EngineExit {
+    /// What did not end with the machine, in a sentence for the user.
+    pub fn stuck(&self) -> Option<String> {
+        match self {
+            EngineExit::Stuck { what, .. } => Some(format!(
+                "{what} did not stop: a disk or a shared directory of the host does not answer. What containers have written \
+                 is with the host's kernel"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Why the machine ended, whatever of it is left.
+    pub fn cause(&self) -> &EngineExit {
+        match self {
+            EngineExit::Stuck { after, .. } => after.cause(),
+            cause => cause,
+        }
+    }
 }
 
 /// Why an engine could not do something.

@@ -18,6 +18,7 @@ use super::guest_files::{self, GuestFiles};
 use super::handle::Handle;
 use super::link;
 use super::live::{Happening, Live};
+use super::record::MachineRecord;
 use super::state::{Phase, Step};
 use super::supervisor::Surroundings;
 use crate::api::types::EngineReport;
@@ -71,6 +72,7 @@ pub(super) async fn bring_up(
     ));
     // Last: a start that is refused leaves no disk of a size that a later one can no longer choose.
     prepare_disk(machine)?;
+    MachineRecord::remember(&machine.paths.record(), &around.chosen)?;
     let shares = offer_shares(machine).await?;
 
     let network = around.config.network();

@@ -104,6 +104,17 @@ impl MachineRecord {
         Ok(Some(record))
     }
 
+    /// Keeps these choices in the record at `path`, for the machine's next starts too.
+    pub fn remember(path: &Path, chosen: &Chosen) -> Result<(), RecordError> {
+        let mut record = MachineRecord::load(path)?.unwrap_or_else(|| MachineRecord::new(Chosen::default()));
+        let both = chosen.or(&record.chosen);
+        if record.chosen == both {
+            return Ok(());
+        }
+        record.chosen = both;
+        record.store(path)
+    }
+
     /// Writes the record to `path`, whole or not at all.
     pub fn store(&self, path: &Path) -> Result<(), RecordError> {
         write_whole(path, self).map_err(|source| RecordError::Write {
@@ -146,6 +157,31 @@ mod tests {
         });
         record.store(&path).unwrap();
         assert_eq!(MachineRecord::load(&path).unwrap(), Some(record));
+    }
+
+    #[test]
+    fn choices_are_remembered_with_those_from_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("machine.json");
+        let choices = [
+            Chosen {
+                cpus: Some(3),
+                ..Chosen::default()
+            },
+            Chosen {
+                engine: Some(crate::config::EngineChoice::Qemu),
+                ..Chosen::default()
+            },
+            Chosen::default(),
+        ];
+        for chosen in choices {
+            MachineRecord::remember(&path, &chosen).unwrap();
+        }
+        let chosen = MachineRecord::load(&path).unwrap().unwrap().chosen;
+        assert_eq!(
+            (chosen.cpus, chosen.engine),
+            (Some(3), Some(crate::config::EngineChoice::Qemu))
+        );
     }
 
     #[test]

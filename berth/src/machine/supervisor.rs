@@ -19,6 +19,7 @@ use super::failure::{self, Failure};
 use super::guest_files::{self, GuestFiles};
 use super::handle::{Command, Handle};
 use super::live::{Happening, Live};
+use super::settings::Chosen;
 use super::state::{Phase, State, Step};
 use super::take_down;
 use crate::config::Config;
@@ -36,6 +37,8 @@ const CLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Surroundings {
     /// The configuration.
     pub config: Config,
+    /// What was chosen for this start; to be remembered once it is accepted.
+    pub chosen: Chosen,
     /// Where the guest's kernel and image are.
     pub guest_dir: PathBuf,
     /// The daemon's child processes.
@@ -229,7 +232,7 @@ impl Supervisor {
         if let Some(message) = last_words.fatal {
             return Ending::Failed(Failure::now(format!("the guest gave up: {message}"), None));
         }
-        if last_words.powering_off && *exit == EngineExit::GuestReset {
+        if last_words.powering_off && *exit.cause() == EngineExit::GuestReset {
             self.machine.note("the guest powered off by itself");
             return Ending::ByItself;
         }
@@ -356,7 +359,10 @@ struct LastWords {
 /// Why a machine ended that nobody stopped, in one sentence.
 fn describe_end(exit: &EngineExit, console: &Console) -> String {
     let lines = console.last_lines(usize::MAX);
-    match (exit, failure::kernel_panic(lines.iter().map(String::as_str))) {
+    match (
+        exit.cause(),
+        failure::kernel_panic(lines.iter().map(String::as_str)),
+    ) {
         (EngineExit::GuestReset, Some(panic)) => format!("the guest's kernel panicked: {panic}"),
         (EngineExit::GuestReset, None) => {
             "the guest ended without a word; the console's last lines may tell why".into()
@@ -366,6 +372,8 @@ fn describe_end(exit: &EngineExit, console: &Console) -> String {
             how.as_deref().unwrap_or("no status")
         ),
         (EngineExit::Failed(why), _) => format!("the virtual machine failed: {why}"),
+        // A cause has no part that is stuck.
+        (EngineExit::Stuck { what, .. }, _) => format!("{what} did not stop"),
     }
 }
 
@@ -396,7 +404,7 @@ mod tests {
 
     use super::*;
     use crate::host::Host;
-    use crate::machine::settings::{Chosen, Settings};
+    use crate::machine::settings::Settings;
     use crate::name::MachineName;
 
     fn console(text: &str) -> (tempfile::TempDir, Console) {
@@ -433,6 +441,7 @@ mod tests {
         let (children, _) = Children::take_over(dir.path().join("children.json")).unwrap();
         let around = Surroundings {
             config: Config::default(),
+            chosen: Chosen::default(),
             guest_dir: dir.path().into(),
             children,
         };

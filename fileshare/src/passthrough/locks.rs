@@ -5,13 +5,14 @@
 //! Locks of two guests' owners then exclude each other as those of two programs do, and closing the description drops
 //! them all.
 //!
-//! Waiting is trying again after 1 ms, 2 ms, … up to 20 ms, with nothing of ours locked, until it works or the request
-//! is interrupted; a blocking call would have to be broken off by a signal to a thread that may just have left it.
+//! Waiting is trying again after 1 ms, 2 ms, … up to 20 ms, with nothing of ours locked, until it works, the request is
+//! interrupted or the node is gone; a blocking call would have to be broken off by a signal to a thread that may just have
+//! left it.
 //! There is no order among those who wait, and no EDEADLK: neither has open file description locks.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,8 +31,6 @@ pub(super) struct Locks {
     /// How many there are, to be read without the lock: closing a file asks, and mostly nobody has locked anything.
     count: AtomicUsize,
     most: usize,
-    /// Changes when all are dropped; waiting ends then.
-    epoch: AtomicU64,
 }
 
 /// An owner's locks on one node.
@@ -43,6 +42,8 @@ struct Holder {
     pid: AtomicU32,
     /// It has ever got a lock.
     locked: AtomicBool,
+    /// The node is gone; waiting ends.
+    doomed: AtomicBool,
     fd: OwnedFd,
 }
 
@@ -53,7 +54,6 @@ impl Locks {
             holders: Mutex::default(),
             count: AtomicUsize::new(0),
             most,
-            epoch: AtomicU64::new(0),
         }
     }
 
@@ -99,12 +99,13 @@ impl Locks {
             }
             return Err(Errno(libc::ENOLCK));
         }
-        let (pid, locked) = (AtomicU32::new(0), AtomicBool::new(false));
+        let (pid, locked, doomed) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
         let holder = Arc::new(Holder {
             owner,
             flock,
             pid,
             locked,
+            doomed,
             fd,
         });
         ours.push(holder.clone());
@@ -130,10 +131,14 @@ impl Locks {
         }
     }
 
-    /// Drops all locks on the nodes that `doomed` picks, and ends all waiting.
+    /// Drops all locks on the nodes that `doomed` picks, and ends all waiting for them.
     pub(super) fn remove_all(&self, doomed: impl Fn(NodeId) -> bool) {
-        self.epoch.fetch_add(1, Ordering::Release);
-        self.remove_where(|node, _| doomed(node), None);
+        let end = |node, holder: &Arc<Holder>| {
+            let ends = doomed(node);
+            holder.doomed.fetch_or(ends, Ordering::Release);
+            ends
+        };
+        self.remove_where(end, None);
     }
 
     /// `only` says that nothing else than this node needs looking at.
@@ -177,21 +182,27 @@ impl Locks {
             }
             return holder.try_set(lock.kind, range);
         }
-        let epoch = self.epoch.load(Ordering::Acquire);
         let holder = self.holder(node, owner, flock, open)?;
         let mut pause = Duration::from_millis(1);
-        let result = loop {
+        let mut result = loop {
             let tried = holder.try_set(lock.kind, range);
             match (tried, waiting) {
                 (Err(Errno(libc::EAGAIN | libc::EACCES)), Some(waiting)) => {
-                    if waiting.wait(pause) || self.epoch.load(Ordering::Acquire) != epoch {
+                    if waiting.wait(pause) {
                         break Err(Errno(libc::EINTR));
+                    }
+                    if holder.doomed.load(Ordering::Acquire) {
+                        break tried;
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 (tried, _) => break tried,
             }
         };
+        if waiting.is_some() && holder.doomed.load(Ordering::Acquire) {
+            // Not EINTR: the guest's task has no signal. And a lock that came with the end goes with the holder.
+            result = Err(Errno(libc::ESTALE));
+        }
         if result.is_ok() {
             holder.pid.store(lock.pid, Ordering::Relaxed);
             holder.locked.store(true, Ordering::Release);

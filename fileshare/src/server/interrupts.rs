@@ -4,12 +4,16 @@
 //! `unique` and travels on another queue, so it can be handled before the request it is meant for. It is then kept until
 //! that request comes. Most such interrupts are for requests that never wait and are long answered, and nothing tells these
 //! apart; numbers are not used twice in a session, so keeping them is harmless and only the last few are kept.
+//!
+//! A wait may also end because the device stops. Then the guest's task has no signal, and Linux turns EINTR for a lock into
+//! ERESTARTSYS, trusting that there is one: the program would see the number 512. So the two are told apart
+//! ([`Waiting::error`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::filesystem::Interruption;
+use crate::filesystem::{Errno, Interruption};
 
 /// How many interrupts are kept that no request was there for. Each belongs to a task that got a signal during its one
 /// request, so this many tasks must be interrupted between an INTERRUPT and its request before one is lost.
@@ -41,10 +45,10 @@ impl Interrupts {
         let mut table = lock(&self.0);
         if let Some(at) = table.early.iter().position(|&early| early == unique) {
             table.early.remove(at);
-            flag.set();
+            flag.set(End::Interrupt);
         }
         if table.none_may_wait {
-            flag.set();
+            flag.set(End::Stop);
         }
         table.waiting.push((unique, Arc::clone(&flag)));
         Waiting {
@@ -58,7 +62,7 @@ impl Interrupts {
         let mut table = lock(&self.0);
         let mut found = false;
         for (_, flag) in table.waiting.iter().filter(|(waiting, _)| *waiting == unique) {
-            flag.set();
+            flag.set(End::Interrupt);
             found = true;
         }
         if !found {
@@ -74,7 +78,7 @@ impl Interrupts {
         let mut table = lock(&self.0);
         table.none_may_wait = on;
         for (_, flag) in table.waiting.iter().filter(|_| on) {
-            flag.set();
+            flag.set(End::Stop);
         }
     }
 
@@ -83,7 +87,7 @@ impl Interrupts {
         let mut table = lock(&self.0);
         table.early.clear();
         for (_, flag) in &table.waiting {
-            flag.set();
+            flag.set(End::Stop);
         }
     }
 }
@@ -95,19 +99,30 @@ pub(super) struct Waiting<'a> {
     flag: Arc<Flag>,
 }
 
+impl Waiting<'_> {
+    /// What the guest hears in place of `error`: where that is EINTR and nobody in the guest has interrupted the request,
+    /// ENOLCK, which fcntl(2) and flock(2) have for "a remote locking protocol failed".
+    pub(super) fn error(&self, error: Errno) -> Errno {
+        match error {
+            Errno(libc::EINTR) if *lock(&self.flag.end) != Some(End::Interrupt) => Errno(libc::ENOLCK),
+            error => error,
+        }
+    }
+}
+
 impl Interruption for Waiting<'_> {
     fn is_interrupted(&self) -> bool {
-        *lock(&self.flag.interrupted)
+        lock(&self.flag.end).is_some()
     }
 
     fn wait(&self, timeout: Duration) -> bool {
-        let interrupted = lock(&self.flag.interrupted);
-        let (interrupted, _) = self
+        let end = lock(&self.flag.end);
+        let (end, _) = self
             .flag
             .changed
-            .wait_timeout_while(interrupted, timeout, |interrupted| !*interrupted)
+            .wait_timeout_while(end, timeout, |end| end.is_none())
             .unwrap_or_else(PoisonError::into_inner);
-        *interrupted
+        end.is_some()
     }
 }
 
@@ -119,15 +134,29 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Why a wait is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The guest's task has got a signal.
+    Interrupt,
+    /// The device stops, or the session has ended.
+    Stop,
+}
+
 #[derive(Debug, Default)]
 struct Flag {
-    interrupted: Mutex<bool>,
+    end: Mutex<Option<End>>,
     changed: Condvar,
 }
 
 impl Flag {
-    fn set(&self) {
-        *lock(&self.interrupted) = true;
+    fn set(&self, why: End) {
+        let mut end = lock(&self.end);
+        // A signal is there whatever comes before or after it.
+        if *end != Some(End::Interrupt) {
+            *end = Some(why);
+        }
+        drop(end);
         self.changed.notify_all();
     }
 }
@@ -184,6 +213,22 @@ mod tests {
         assert!(before.wait(LONG) && meanwhile.wait(LONG));
         interrupts.interrupt_all(false);
         assert!(!interrupts.begin(6).is_interrupted());
+    }
+
+    #[test]
+    fn only_a_signal_is_told_as_one() {
+        let (interrupted, busy, none) = (Errno(libc::EINTR), Errno(libc::EAGAIN), Errno(libc::ENOLCK));
+        let interrupts = Interrupts::default();
+        let (one, two) = (interrupts.begin(2), interrupts.begin(4));
+        interrupts.interrupt(2);
+        interrupts.interrupt_all(true);
+        let meanwhile = interrupts.begin(6);
+        assert_eq!(one.error(interrupted), interrupted);
+        assert_eq!(two.error(interrupted), none);
+        assert_eq!(meanwhile.error(interrupted), none);
+        assert_eq!(two.error(busy), busy);
+        interrupts.interrupt(4);
+        assert_eq!(two.error(interrupted), interrupted);
     }
 
     #[test]

@@ -35,7 +35,7 @@ impl<F: FileSystem, Q: RequestBuffer, R: ReplyBuffer + SplitFront> Call<'_, F, Q
         // Nobody waits for dropping a lock.
         let waiting =
             (wait && lock.kind != libc::F_UNLCK).then(|| self.interrupts.begin(self.request.unique));
-        self.fs.setlk(
+        let result = self.fs.setlk(
             &self.request.context,
             self.request.node,
             arg.fh,
@@ -43,8 +43,11 @@ impl<F: FileSystem, Q: RequestBuffer, R: ReplyBuffer + SplitFront> Call<'_, F, Q
             &lock,
             arg.lk_flags & LK_FLOCK != 0,
             waiting.as_ref().map(|waiting| waiting as &dyn Interruption),
-        )?;
-        self.reply.empty()
+        );
+        match (result, &waiting) {
+            (Err(error), Some(waiting)) => Err(waiting.error(error)),
+            (result, _) => result.and_then(|()| self.reply.empty()),
+        }
     }
 }
 

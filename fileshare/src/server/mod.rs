@@ -69,13 +69,13 @@ impl<F: FileSystem> Server<F> {
     }
 
     /// The device was reset: ends the session, so that INIT is awaited again, and the waits of requests that are still being
-    /// handled (they end with EINTR; wait for those calls of [`Self::handle`] to return before guest memory goes away).
+    /// handled (they end with ENOLCK; wait for those calls of [`Self::handle`] to return before guest memory goes away).
     pub fn reset(&self) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.end_session();
     }
 
-    /// With true, ends the waits of all requests (with EINTR), and of those to come at once, until called with false: for a
+    /// With true, ends the waits of all requests (with ENOLCK), and of those to come at once, until called with false: for a
     /// device that stops without a reset and must get its requests back.
     pub fn interrupt_all(&self, on: bool) {
         self.interrupts.interrupt_all(on);

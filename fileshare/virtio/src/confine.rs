@@ -7,7 +7,11 @@
 //! Who can open files by their handles (root, with CAP_DAC_READ_SEARCH) can reach any file of a file system without a path,
 //! and before Linux 6.18 landlock refuses what was reached so, inside the fence as well. So this goes too.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    path::Path,
+};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, PathFdError,
@@ -65,18 +69,23 @@ pub struct Fence(Option<RulesetCreated>);
 impl Fence {
     /// A fence around `areas`, which are looked up now.
     pub fn new<'a>(areas: impl IntoIterator<Item = Area<'a>>) -> Result<Fence, ConfineError> {
-        let Some(mut rules) = rules()? else {
+        let Some(rules) = rules()? else {
             return Ok(Fence(None));
         };
-        for area in areas {
-            let access: BitFlags<AccessFs> = if area.read_only {
-                AccessFs::from_read(WANTED)
-            } else {
-                AccessFs::from_all(WANTED)
-            };
-            rules = rules.add_rule(PathBeneath::new(PathFd::new(area.root)?, access))?;
-        }
-        Ok(Fence(Some(rules)))
+        let areas = areas
+            .into_iter()
+            .map(|area| Ok((PathFd::new(area.root)?, area.read_only)))
+            .collect::<Result<Vec<_>, PathFdError>>()?;
+        Ok(Fence(Some(with_areas(rules, areas)?)))
+    }
+
+    /// A fence around directories that are open already, each with whether it is for reading only: those directories, whatever
+    /// their names are now.
+    pub fn around<'a>(
+        directories: impl IntoIterator<Item = (BorrowedFd<'a>, bool)>,
+    ) -> Result<Fence, ConfineError> {
+        let rules = rules()?.map(|rules| with_areas(rules, directories));
+        Ok(Fence(rules.transpose()?))
     }
 
     /// Whether threads inside are restricted: false where the kernel cannot do it.
@@ -112,6 +121,22 @@ fn give_up_file_handles() -> rustix::io::Result<()> {
         set.remove(handles);
     }
     set_capabilities(None, sets)
+}
+
+/// `rules` that let through what is below these directories, which may be for reading only.
+fn with_areas<F: AsFd>(
+    mut rules: RulesetCreated,
+    areas: impl IntoIterator<Item = (F, bool)>,
+) -> Result<RulesetCreated, RulesetError> {
+    for (root, read_only) in areas {
+        let access: BitFlags<AccessFs> = if read_only {
+            AccessFs::from_read(WANTED)
+        } else {
+            AccessFs::from_all(WANTED)
+        };
+        rules = rules.add_rule(PathBeneath::new(root, access))?;
+    }
+    Ok(rules)
 }
 
 /// Rules that forbid everything; none when the kernel cannot do what is needed.

@@ -155,6 +155,9 @@ impl VirtioFs {
         Ok(())
     }
 
+    /// Waits for the requests that are being handled, which may be for ever where a file system of the host does not answer:
+    /// until they are done they may write to guest memory, so for a driver that goes on nothing less will do. Who ends a machine
+    /// does not wait for this without a limit (`docs/lifecycle.md`).
     fn stop(&mut self) {
         let pools = std::mem::take(&mut lock(&self.running).pools);
         for pool in &pools {

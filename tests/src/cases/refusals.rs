@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::geteuid;
 
-use crate::docker::has;
+use crate::docker::{has, same};
 use crate::machine::Machine;
 use crate::namespace::Namespace;
 use crate::options::{Engine, on_path};
@@ -43,6 +43,14 @@ fn refused(machine: &Machine, finished: &Finished, code: i32, words: &[&str]) ->
     );
     finished.says(words)?;
     nothing_runs(machine)
+}
+
+/// What a refused start was told must not be what the next one does.
+fn nothing_is_remembered(machine: &Machine) -> Result<()> {
+    let path = machine.data_dir().join("machine.json");
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let record: serde_json::Value = serde_json::from_slice(&text).context("cannot parse the record")?;
+    same("what is remembered", &record["chosen"], &serde_json::json!({}))
 }
 
 fn wrong_configuration_is_refused_with_its_line_and_what_is_accepted(context: &Context) -> Result<Verdict> {
@@ -98,6 +106,7 @@ fn a_missing_kvm_device_is_named(context: &Context) -> Result<Verdict> {
     let finished = machine.berth(["start", "--engine", "kvm"]).run()?;
 
     refused(&machine, &finished, 4, &["/dev/kvm", "no KVM", "kvm_amd"])?;
+    nothing_is_remembered(&machine)?;
     Ok(Verdict::Passed)
 }
 
@@ -166,6 +175,7 @@ fn a_missing_qemu_is_named_with_its_package(context: &Context) -> Result<Verdict
     let finished = machine.berth(["start", "--engine", "qemu"]).run()?;
 
     refused(&machine, &finished, 4, &["qemu-system-x86", "install"])?;
+    nothing_is_remembered(&machine)?;
     Ok(Verdict::Passed)
 }
 

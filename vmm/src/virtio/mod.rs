@@ -16,8 +16,6 @@ pub mod rng;
 pub mod serve;
 pub mod vsock;
 
-#[cfg(test)]
-mod hostile_tests;
 #[cfg(any(test, feature = "test-driver"))]
 pub mod test_driver;
 

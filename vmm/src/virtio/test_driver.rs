@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     io,
+    os::fd::AsRawFd,
     sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
@@ -18,7 +19,8 @@ use crate::{
     memory::{GuestRam, GuestRegions},
 };
 
-const MEMORY_SIZE: usize = 64 << 20;
+/// The memory that [`TestMachine`] has, and that another one has to have from address 0.
+pub const MEMORY_SIZE: usize = 64 << 20;
 /// Each queue's rings live in a slot of this size at the bottom of memory.
 const RINGS_SIZE: u64 = 1 << 20;
 const DESC_F_NEXT: u16 = 1;
@@ -312,6 +314,17 @@ impl TestQueue {
     /// Kicks the device.
     pub fn kick(&self) {
         self.kick.write(1).unwrap();
+    }
+
+    /// Whether the device has not taken notice of the last kick yet.
+    pub fn is_kicked(&self) -> bool {
+        let mut fd = libc::pollfd {
+            fd: self.kick.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: `fd` is one pollfd that outlives the call.
+        unsafe { libc::poll(&raw mut fd, 1, 0) == 1 }
     }
 
     /// Takes the next used element: (head, bytes written). Frees its descriptors.

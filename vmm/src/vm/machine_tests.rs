@@ -386,7 +386,7 @@ fn a_stuck_device_does_not_hold_the_end() {
     assert_eq!(
         vm.wait(),
         ExitReason::Stuck {
-            what: "virtio device 0".into(),
+            what: "virtio device 0 (of another kind)".into(),
             after: Box::new(ExitReason::Reset)
         }
     );

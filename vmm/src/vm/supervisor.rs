@@ -6,6 +6,11 @@ use std::{
     time::Duration,
 };
 
+use virtio_bindings::virtio_ids::{
+    VIRTIO_ID_BALLOON, VIRTIO_ID_BLOCK, VIRTIO_ID_CONSOLE, VIRTIO_ID_FS, VIRTIO_ID_NET, VIRTIO_ID_RNG,
+    VIRTIO_ID_VSOCK,
+};
+
 use super::{build::Kept, control::Control, vcpu::Buses};
 
 /// How long vCPUs and devices may take to stop before they are given up. A device's worker finishes the host I/O it is
@@ -67,7 +72,8 @@ fn tear_down(remains: Remains, progress: &Progress) {
         tracing::warn!(%error, "the serial console's last output is lost");
     }
     for index in 0..buses.mmio.len() {
-        note(progress, format!("virtio device {index}"));
+        let kind = buses.mmio.device_id(index).map_or("none", name);
+        note(progress, format!("virtio device {index} ({kind})"));
         buses.mmio.shut_down(index);
     }
     note(progress, "a device that is being dropped".into());
@@ -78,6 +84,20 @@ fn tear_down(remains: Remains, progress: &Progress) {
     note(progress, "KVM".into());
     drop(kept.vm);
     drop(kept.memory);
+}
+
+/// What a device of this id is (virtio 1.2, 5).
+fn name(device_id: u32) -> &'static str {
+    match device_id {
+        VIRTIO_ID_NET => "network",
+        VIRTIO_ID_BLOCK => "disk",
+        VIRTIO_ID_CONSOLE => "console",
+        VIRTIO_ID_RNG => "random numbers",
+        VIRTIO_ID_BALLOON => "balloon",
+        VIRTIO_ID_VSOCK => "sockets",
+        VIRTIO_ID_FS => "shared directories",
+        _ => "of another kind",
+    }
 }
 
 fn note(progress: &Progress, what: String) {

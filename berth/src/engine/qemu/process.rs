@@ -28,6 +28,10 @@ use crate::process::{Child, ProcessId, SpawnError};
 /// How long QEMU's threads may take to stop; one that waits for the host's disk stops after that.
 const STOP: Duration = Duration::from_secs(30);
 
+/// How long berth's own devices may take to stop when QEMU has ended. One that waits for a file system of the host stops when
+/// that answers, which may be never.
+const DEVICES: Duration = Duration::from_secs(10);
+
 /// Why QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
@@ -256,6 +260,35 @@ async fn ended(exited: &mut watch::Receiver<Option<ExitStatus>>) -> ExitStatus {
     }
 }
 
+/// Stops devices whose front end has gone. Returns the names of those that have not stopped in time, and stop when they can.
+async fn stop_devices(devices: Vec<VhostUserServer>, limit: Duration) -> Vec<String> {
+    let limit = tokio::time::Instant::now() + limit;
+    let stopping: Vec<_> = devices
+        .into_iter()
+        .map(|device| {
+            let name = device.name().to_owned();
+            let stopped = tokio::task::spawn_blocking(move || {
+                if let Err(error) = device.stop() {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a device went on after QEMU"
+                    );
+                }
+            });
+            (name, stopped)
+        })
+        .collect();
+    let mut stuck = Vec::new();
+    for (name, stopped) in stopping {
+        match tokio::time::timeout_at(limit, stopped).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "stopping one of QEMU's devices failed"),
+            Err(_) => stuck.push(name),
+        }
+    }
+    stuck
+}
+
 /// Waits for QEMU's end, lets go of its devices, and says why.
 async fn watch_end(
     process: std::sync::Weak<Process>,
@@ -267,24 +300,18 @@ async fn watch_end(
 ) {
     let status = ended(&mut exited).await;
     qmp.closed().await;
-    let stopped = tokio::task::spawn_blocking(move || {
-        for device in devices {
-            if let Err(error) = device.stop() {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "a device went on after QEMU"
-                );
-            }
-        }
-    });
-    if let Err(error) = stopped.await {
-        tracing::error!(%error, "stopping QEMU's devices failed");
-    }
+    let stuck = stop_devices(devices, DEVICES).await;
     // Nobody holds the machine any more: it was dropped, which kills.
     let killed = process
         .upgrade()
         .is_none_or(|process| process.killed.load(Ordering::Acquire));
-    let reason = reason(killed, status, qmp.shutdown_reason().as_deref(), &words.text());
+    let mut reason = reason(killed, status, qmp.shutdown_reason().as_deref(), &words.text());
+    if !stuck.is_empty() {
+        reason = EngineExit::Stuck {
+            what: format!("the virtio device {}", stuck.join(" and ")),
+            after: Box::new(reason),
+        };
+    }
     tracing::info!(?reason, %status, "QEMU ended");
     exit.send_replace(Some(reason));
 }
@@ -378,6 +405,46 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(stop(process).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_waits_for_the_host_does_not_hold_the_end() {
+        use vmm::virtio::{ActivateError, Activation, VirtioDevice};
+
+        /// A device that ends when the test lets it.
+        struct Slow(Option<std::sync::mpsc::Receiver<()>>);
+        impl VirtioDevice for Slow {
+            fn device_id(&self) -> u32 {
+                26
+            }
+            fn queue_max_sizes(&self) -> &[u16] {
+                &[8]
+            }
+            fn features(&self) -> u64 {
+                0
+            }
+            fn read_config(&self, _: u64, _: &mut [u8]) {}
+            fn activate(&mut self, _: Activation) -> Result<(), ActivateError> {
+                Ok(())
+            }
+            fn deactivate(&mut self) {}
+        }
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                let _ = self.0.take().map(|wait| wait.recv());
+            }
+        }
+
+        let dir = tempfile::tempdir().unwrap();
+        let (release, wait) = std::sync::mpsc::channel();
+        let devices = [("quick", None), ("slow", Some(wait))]
+            .map(|(name, wait)| {
+                let listener = StdUnixListener::bind(dir.path().join(name)).unwrap();
+                VhostUserServer::spawn(name, listener, Box::new(Slow(wait))).unwrap()
+            })
+            .into();
+        assert_eq!(stop_devices(devices, Duration::from_millis(300)).await, ["slow"]);
+        drop(release);
     }
 
     #[test]

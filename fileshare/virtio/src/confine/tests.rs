@@ -159,6 +159,27 @@ fn an_area_for_reading_takes_no_writes() {
 }
 
 #[test]
+fn a_directory_that_is_open_may_get_another_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (before, after) = (dir.path().join("before"), dir.path().join("after"));
+    fs::create_dir(&before).unwrap();
+    let open = File::open(&before).unwrap();
+    let fence = Fence::around([(open.as_fd(), false)]).unwrap();
+    fs::rename(&before, &after).unwrap();
+    fs::create_dir(&before).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if fence.enter().unwrap() == Confinement::None {
+                return;
+            }
+            fs::write(after.join("file"), "x").unwrap();
+            let error = fs::write(before.join("file"), "x").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+        });
+    });
+}
+
+#[test]
 fn a_directory_that_is_not_there_is_named() {
     if !kernel_has_landlock() {
         return;

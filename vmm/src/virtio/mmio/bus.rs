@@ -46,6 +46,11 @@ impl MmioBus {
         self.devices.is_empty()
     }
 
+    /// The id of device number `index` (virtio 1.2, 5), if there is one. Waits for a vCPU that is in it.
+    pub fn device_id(&self, index: usize) -> Option<u32> {
+        Some(lock(self.devices.get(index)?).device_id())
+    }
+
     /// Stops device number `index`; waits for a vCPU that is in it. Returns its id (virtio 1.2, 5).
     pub fn shut_down(&self, index: usize) -> Option<u32> {
         let mut device = lock(self.devices.get(index)?);

@@ -1,0 +1,50 @@
+//! What the fuzz targets of this crate run; only in tests and with the feature `testing`.
+//!
+//! The bodies are here ([`fuzz_frames`], [`fuzz_packets`]), so that the same code runs under cargo-fuzz for as long as one
+//! likes and under `cargo test` on some random inputs.
+
+mod frames;
+mod packets;
+mod stream;
+
+pub use frames::fuzz_frames;
+pub use packets::fuzz_packets;
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    /// Bytes that look like what is on the wire more often than not: pieces of messages among arbitrary bytes.
+    fn wire() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            vec(any::<u8>(), 0..20),
+            r#"\{"(request|reply|event|id|message|kind|argv)":("[a-z_]{0,12}"|[0-9]{1,6}|\[\]|null)(,"pid":[0-9]{1,4})?\}"#
+                .prop_map(|text| {
+                    let mut frame = (text.len() as u32).to_le_bytes().to_vec();
+                    frame.extend(text.into_bytes());
+                    frame
+                }),
+            (0u8..8, vec(any::<u8>(), 0..10)).prop_map(|(kind, payload)| {
+                let mut packet = vec![kind];
+                packet.extend((payload.len() as u32).to_le_bytes());
+                packet.extend(payload);
+                packet
+            }),
+        ];
+        vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_frames(bytes in wire()) {
+            fuzz_frames(&bytes);
+        }
+
+        #[test]
+        fn no_bytes_break_the_packets(bytes in wire()) {
+            fuzz_packets(&bytes);
+        }
+    }
+}

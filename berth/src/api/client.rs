@@ -205,12 +205,7 @@ impl Client {
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
         }
-        let body = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(ClientError::broken)?
-            .to_bytes();
+        let body = body(response).await?;
         let message = match serde_json::from_slice(&body) {
             Ok(ApiError { message }) => message,
             Err(_) => format!("the machine's daemon answered {status}"),
@@ -220,13 +215,12 @@ impl Client {
 }
 
 async fn understood<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
-    let body = response
-        .into_body()
-        .collect()
-        .await
-        .map_err(ClientError::broken)?
-        .to_bytes();
-    serde_json::from_slice(&body).map_err(ClientError::NotUnderstood)
+    serde_json::from_slice(&body(response).await?).map_err(ClientError::NotUnderstood)
+}
+
+async fn body(response: Response<Incoming>) -> Result<Bytes, ClientError> {
+    let body = response.into_body().collect().await;
+    Ok(body.map_err(ClientError::broken)?.to_bytes())
 }
 
 /// A value of a query, percent-encoded (RFC 3986, section 2.1).

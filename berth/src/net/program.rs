@@ -1,10 +1,10 @@
 //! Finding passt and what it can do. Its options differ between the releases that distributions carry.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::NetError;
+use crate::process::program::{in_path, is_program};
 
 /// A passt on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub fn find(configured: Option<&Path>) -> Result<PasstProgram, NetError> {
                 place: format!(" at {}, where the configuration says it is", path.display()),
             });
         }
-        None => in_path().ok_or(NetError::NotFound { place: String::new() })?,
+        None => in_path("passt").ok_or(NetError::NotFound { place: String::new() })?,
     };
     let ask = |option| {
         let output = Command::new(&path)
@@ -55,18 +55,6 @@ pub fn find(configured: Option<&Path>) -> Result<PasstProgram, NetError> {
 fn parse_version(text: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix("passt "));
     line.unwrap_or("of unknown version").trim().to_owned()
-}
-
-fn in_path() -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join("passt"))
-        .find(|path| is_program(path))
-}
-
-fn is_program(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

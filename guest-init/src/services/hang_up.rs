@@ -35,6 +35,21 @@ impl HangUp {
     }
 }
 
+/// What became of sending, where it is no failure that the other side went away in the middle.
+pub(super) fn unless_gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            ) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

@@ -12,7 +12,7 @@ use protocol::logs::{LogReply, LogRequest, LogSource};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, split};
 
 use super::Stream;
-use super::hang_up::HangUp;
+use super::hang_up::{HangUp, unless_gone};
 use crate::docker::{Docker, log_file};
 
 /// Serves one connection.
@@ -54,18 +54,7 @@ pub(crate) async fn serve(mut stream: impl Stream, docker: &Docker) -> anyhow::R
         () = ended(&mut from_host), if request.follow => Ok(()),
         () = gone.wait() => Ok(()),
     };
-    match result {
-        // The host went away in the middle.
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-            ) =>
-        {
-            Ok(())
-        }
-        result => Ok(result?),
-    }
+    Ok(unless_gone(result)?)
 }
 
 enum Source {

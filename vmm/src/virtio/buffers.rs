@@ -208,8 +208,8 @@ impl Parts {
     }
 }
 
-/// Repeats a system call that a signal interrupted.
-fn retry_interrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+/// Repeats a system call that a signal interrupted. What it returns is negative exactly when it failed.
+pub(super) fn retry_interrupted(mut call: impl FnMut() -> isize) -> io::Result<usize> {
     loop {
         match usize::try_from(call()) {
             Ok(moved) => return Ok(moved),

@@ -1,9 +1,9 @@
 //! Finding the docker client: the user's own, else the one berth brings.
 
-use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use crate::process::program::{in_path, is_program};
 
 /// A docker client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct DockerCli {
 
 /// The docker client in `PATH`, else berth's own.
 pub fn find_cli() -> Option<DockerCli> {
-    let path = in_path(std::env::var_os("PATH").as_deref()).or_else(|| {
+    let path = in_path("docker").or_else(|| {
         let own = own_dir()?.join("docker");
         is_program(&own).then_some(own)
     })?;
@@ -38,18 +38,6 @@ fn own_dir() -> Option<PathBuf> {
 /// Where the plugins are that berth brings.
 pub fn own_plugins() -> Option<PathBuf> {
     Some(own_dir()?.join("cli-plugins"))
-}
-
-fn in_path(path: Option<&OsStr>) -> Option<PathBuf> {
-    std::env::split_paths(path?)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join("docker"))
-        .find(|program| is_program(program))
-}
-
-fn is_program(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 fn version(path: &Path) -> Option<String> {
@@ -80,16 +68,5 @@ mod tests {
             Some("26.1.5+dfsg1")
         );
         assert_eq!(version("podman"), None);
-    }
-
-    #[test]
-    fn only_a_program_in_an_absolute_directory_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let docker = dir.path().join("docker");
-        std::fs::write(&docker, "").unwrap();
-        assert_eq!(in_path(Some(dir.path().as_os_str())), None, "not executable");
-        std::fs::set_permissions(&docker, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let path = std::env::join_paths([Path::new("relative"), dir.path()]).unwrap();
-        assert_eq!(in_path(Some(&path)), Some(docker));
     }
 }

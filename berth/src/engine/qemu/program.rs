@@ -1,10 +1,10 @@
 //! Finding QEMU.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::EngineError;
+use crate::process::program::{in_path, is_program};
 
 /// The first release with everything the engine needs: the stream netdev came with 7.2.
 const OLDEST: (u32, u32, u32) = (7, 2, 0);
@@ -45,7 +45,7 @@ pub fn find(configured: Option<&Path>) -> Result<QemuProgram, EngineError> {
                 fix: "correct the path, or remove it to have QEMU searched for".to_owned(),
             });
         }
-        None => in_path().ok_or_else(|| unavailable(format!("there is no {NAME} in PATH")))?,
+        None => in_path(NAME).ok_or_else(|| unavailable(format!("there is no {NAME} in PATH")))?,
     };
     let output = Command::new(&path)
         .arg("--version")
@@ -78,20 +78,10 @@ fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
     Some((major, minor, next().unwrap_or(0)))
 }
 
-fn in_path() -> Option<PathBuf> {
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .filter(|dir| dir.is_absolute())
-        .map(|dir| dir.join(NAME))
-        .find(|path| is_program(path))
-}
-
-fn is_program(path: &Path) -> bool {
-    path.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]

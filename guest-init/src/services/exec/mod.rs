@@ -4,13 +4,12 @@ mod fd;
 mod program;
 mod session;
 
-use std::io;
 use std::sync::Arc;
 
 use protocol::exec::{ExecReply, ExecRequest};
 use protocol::frame::{self, FrameError};
 
-use super::Stream;
+use super::{Stream, hang_up::unless_gone};
 use crate::reaper::Reaper;
 
 /// Serves one connection: starts the process, and stays until it has ended and all of its output is sent.
@@ -31,18 +30,8 @@ pub(crate) async fn serve(mut stream: impl Stream, reaper: Arc<Reaper>) -> anyho
         }
     };
     let reply = ExecReply::Started { pid: session.pid() };
-    match session.run(stream, &reply).await {
-        // The host went away; the process has been told.
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-            ) =>
-        {
-            Ok(())
-        }
-        result => Ok(result?),
-    }
+    // When the host goes away, the process has been told.
+    Ok(unless_gone(session.run(stream, &reply).await)?)
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use std::{
 
 use vm_memory::VolatileSlice;
 
+use crate::virtio::buffers::retry_interrupted;
+
 /// Pieces per system call. A packet in more of them takes more calls.
 const MAX_VECTORS: usize = 64;
 
@@ -43,7 +45,7 @@ impl<'a> IoList<'a> {
     /// Sends the pieces.
     pub(super) fn send(&self, socket: &impl AsRawFd) -> io::Result<usize> {
         let message = self.message();
-        retry(|| {
+        retry_interrupted(|| {
             // SAFETY: the message names `count` vectors, each of which lies in guest memory that stays mapped for 'a; the
             // kernel only reads them.
             unsafe {
@@ -59,7 +61,7 @@ impl<'a> IoList<'a> {
     /// Receives into the pieces.
     pub(super) fn receive(&mut self, socket: &impl AsRawFd) -> io::Result<usize> {
         let mut message = self.message();
-        retry(|| {
+        retry_interrupted(|| {
             // SAFETY: the message names `count` vectors, each of which lies in guest memory that stays mapped for 'a and
             // that nothing in this process holds a reference to: guest memory is only ever touched as volatile.
             unsafe {
@@ -88,7 +90,7 @@ pub(super) fn send(socket: &impl AsRawFd, buffers: &[IoSlice]) -> io::Result<usi
     // An IoSlice has the layout of an iovec, as the standard library promises.
     message.msg_iov = buffers.as_ptr().cast_mut().cast();
     message.msg_iovlen = buffers.len() as _;
-    retry(|| {
+    retry_interrupted(|| {
         // SAFETY: the message names `buffers`, which are borrowed until this returns; the kernel only reads them.
         unsafe {
             libc::sendmsg(
@@ -103,7 +105,7 @@ pub(super) fn send(socket: &impl AsRawFd, buffers: &[IoSlice]) -> io::Result<usi
 /// Looks at whether there are bytes without taking them: 0 at the end of the stream, `WouldBlock` when none are there yet.
 pub(super) fn peek(socket: &impl AsRawFd) -> io::Result<usize> {
     let mut byte = 0u8;
-    retry(|| {
+    retry_interrupted(|| {
         // SAFETY: the buffer is one byte and outlives the call.
         unsafe {
             libc::recv(
@@ -132,7 +134,7 @@ pub(super) fn hung_up(socket: &impl AsRawFd) -> bool {
 pub(super) fn discard(socket: &impl AsRawFd) {
     let mut scratch = [0u8; 16 * 1024];
     loop {
-        let read = retry(|| {
+        let read = retry_interrupted(|| {
             // SAFETY: the buffer is as long as said and outlives the call.
             unsafe {
                 libc::recv(
@@ -145,19 +147,6 @@ pub(super) fn discard(socket: &impl AsRawFd) {
         });
         if !matches!(read, Ok(1..)) {
             return;
-        }
-    }
-}
-
-fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
-    loop {
-        // Negative exactly when the call failed.
-        if let Ok(length) = usize::try_from(call()) {
-            return Ok(length);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
         }
     }
 }

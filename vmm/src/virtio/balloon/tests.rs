@@ -195,6 +195,10 @@ fn statistics_come_when_asked_for() {
         ..BalloonStats::default()
     };
     assert!(answer == old || answer == new, "{answer:?}");
+    // Or the second would answer the next question.
+    while setup.control.stats() != Some(new) {
+        std::thread::yield_now();
+    }
 
     // A reset while somebody waits ends the waiting.
     let control = setup.control.clone();

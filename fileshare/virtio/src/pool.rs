@@ -8,6 +8,7 @@
 //! same queue. So threads that may wait are replaced while they do.
 
 mod crew;
+mod umask;
 
 use std::{
     io,
@@ -193,6 +194,7 @@ impl Shared {
             .name(format!("fs{}:{}", self.index, state.started))
             .stack_size(STACK_SIZE)
             .spawn(move || {
+                umask::clear();
                 if prepare() {
                     shared.run(&crew);
                 }

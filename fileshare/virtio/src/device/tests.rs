@@ -29,6 +29,8 @@ const HOLD: u32 = 1000;
 const RELEASE: u32 = 1001;
 /// One that is answered with whether `/etc` can be read.
 const LOOK_OUTSIDE: u32 = 1002;
+/// One that is answered with whether the thread's umask masks anything.
+const LOOK_AT_UMASK: u32 = 1004;
 
 /// A request's header, as far as the shell looks at it.
 fn request(opcode: u32) -> [u8; 8] {
@@ -93,6 +95,7 @@ impl RequestHandler for Mirror {
                 self.changed.notify_all();
             }
             RELEASE => self.release(),
+            LOOK_AT_UMASK => bytes.fill((umask() != "0000").into()),
             LOOK_OUTSIDE => bytes.fill(std::fs::read_dir("/etc").is_ok().into()),
             _ => {}
         }
@@ -109,6 +112,13 @@ impl RequestHandler for Mirror {
         assert_eq!(self.state.lock().unwrap().now, 0, "requests are being handled");
         self.resets.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// The calling thread's, as the kernel writes it.
+fn umask() -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.unwrap().trim().to_owned()
 }
 
 struct Rig {
@@ -217,6 +227,23 @@ fn requests_are_answered_in_every_queue() {
         }
         assert!(!rig.machine.interrupt.take().contains(&InterruptCause::NeedsReset));
     }
+}
+
+#[test]
+fn the_process_mask_is_not_that_of_new_files() {
+    let before = umask();
+    let mut rig = Rig::new(1, 1);
+    rig.activate(true);
+    // Of a thread from the start and of one started in the place of one that waits.
+    for _ in 0..2 {
+        let head = rig.send(1, LOOK_AT_UMASK);
+        assert_eq!(rig.queues[1].wait_used(), (head, 8));
+        assert_eq!(rig.queues[1].buffer(head, 1)[0], 0);
+        rig.send(1, SETLKW);
+        rig.server.await_waiting(1);
+    }
+    assert_eq!(umask(), before, "the process's own stays");
+    rig.server.release();
 }
 
 #[test]

@@ -6,6 +6,9 @@
 //!
 //! A request for a lock may wait for as long as the guest likes, and the one that releases the lock may come behind it in the
 //! same queue. So threads that may wait are replaced while they do.
+//!
+//! Nobody waits for what has no reply (FORGET), and it comes in bursts: after a burst a queue that is for such requests is
+//! looked at again after a lull instead of being kicked, and the driver is interrupted once for all that came.
 
 mod crew;
 mod umask;
@@ -14,6 +17,7 @@ use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use fileshare::{buffers::ReplyBuffer, wire::Opcode};
@@ -32,6 +36,9 @@ const SETLKW: u32 = Opcode::Setlkw as u32;
 const MAX_WAITING: usize = 256;
 /// Threads beyond those asked for that stay when they have nothing to do, so that a lock that is free costs no new thread.
 const SPARE: usize = 1;
+/// How long the requests that nobody waits for are left alone after some were handled: long against what a kick and an
+/// interrupt cost, short against anything that anybody notices.
+const LULL: Duration = Duration::from_millis(2);
 /// Requests need little, but must never run out.
 const STACK_SIZE: usize = 512 * 1024;
 
@@ -44,6 +51,8 @@ struct Shared {
     index: u16,
     /// How many threads the queue has when none waits.
     base: usize,
+    /// Most of what comes has no reply.
+    unhurried: bool,
     handler: Arc<dyn RequestHandler>,
     /// Edge-triggered: written to wake one more thread.
     more: EventFd,
@@ -81,10 +90,12 @@ struct Work {
 }
 
 impl Pool {
-    /// Starts `threads` threads on a queue, inside `fence`. Chains that are there already are handled at once.
+    /// Starts `threads` threads on a queue, inside `fence`. Chains that are there already are handled at once. `unhurried`
+    /// says that most of what comes has no reply.
     pub(crate) fn start(
         queue: VirtQueue,
         threads: usize,
+        unhurried: bool,
         handler: Arc<dyn RequestHandler>,
         fence: Option<&Arc<Fence>>,
     ) -> io::Result<Pool> {
@@ -92,6 +103,7 @@ impl Pool {
             shared: Arc::new(Shared {
                 index: queue.index(),
                 base: threads,
+                unhurried,
                 handler,
                 more: EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
                 state: Mutex::new(State {
@@ -209,10 +221,20 @@ impl Shared {
     fn run(self: &Arc<Self>, crew: &Arc<Crew>) {
         let mut state = self.lock();
         loop {
-            state = self.serve(crew, state);
+            let served;
+            (state, served) = self.serve(crew, state);
             let Some(counts) = state.counts(crew) else {
                 return;
             };
+            if served && self.unhurried {
+                // Nobody is kicked meanwhile: this thread looks again, whatever comes.
+                drop(state);
+                if let Err(error) = crew.pause(LULL) {
+                    tracing::error!(device = NAME, %error, "a thread cannot pause");
+                }
+                state = self.lock();
+                continue;
+            }
             if counts.all - counts.waiting > self.base + SPARE {
                 counts.all -= 1;
                 return;
@@ -233,13 +255,15 @@ impl Shared {
         }
     }
 
-    /// Handles chains until there are none.
+    /// Handles chains until there are none. Returns whether there were any.
     fn serve<'a>(
         self: &'a Arc<Self>,
         crew: &Arc<Crew>,
         mut state: MutexGuard<'a, State>,
-    ) -> MutexGuard<'a, State> {
-        while let Some(work) = self.take(crew, &mut state) {
+    ) -> (MutexGuard<'a, State>, bool) {
+        let mut served = false;
+        while let Some(work) = self.take(crew, &mut state, served && self.unhurried) {
+            served = true;
             let Work { head, request, reply } = work;
             let may_wait = request.opcode() == Some(SETLKW);
             if may_wait {
@@ -252,16 +276,21 @@ impl Shared {
             if let Some(counts) = state.counts(crew).filter(|_| may_wait) {
                 counts.waiting -= 1;
             }
+            let awaited = written > 0 || !self.unhurried;
             self.with_queue(&mut state, |queue| {
                 queue.add_used(head, u32::try_from(written).unwrap_or(u32::MAX))?;
-                queue.notify()
+                if awaited { queue.notify() } else { Ok(()) }
             });
         }
-        state
+        if served && self.unhurried {
+            self.with_queue(&mut state, VirtQueue::notify);
+        }
+        (state, served)
     }
 
-    /// The next chain. Kicks are asked for when another thread is there to hear them, or when there is no chain.
-    fn take(&self, crew: &Arc<Crew>, state: &mut State) -> Option<Work> {
+    /// The next chain. Kicks are asked for when another thread is there to hear them, or when there is no chain; not in that
+    /// case when the caller `returns` to look again.
+    fn take(&self, crew: &Arc<Crew>, state: &mut State, returns: bool) -> Option<Work> {
         let idle = state.counts(crew)?.idle;
         self.with_queue(state, |queue| {
             let mut promised = false;
@@ -280,6 +309,10 @@ impl Shared {
                         request: Request::new(buffers.readable),
                         reply: Reply::new(buffers.writable),
                     }));
+                }
+                if returns {
+                    queue.disable_kicks()?;
+                    return Ok(None);
                 }
                 if promised {
                     return Err(queue.chain_error("the available ring cannot be read"));

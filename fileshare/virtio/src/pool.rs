@@ -2,7 +2,7 @@
 //!
 //! All of them sleep in one epoll, in which the driver's kick is edge-triggered, so that a kick wakes exactly one. That one
 //! takes a chain and handles it itself; it wakes another only when there are more chains. A chain is taken off the available
-//! ring and put on the used ring under the queue's lock, and handled outside it.
+//! ring and put on the used ring under the queue's lock; it is handled, and the driver interrupted for it, outside.
 //!
 //! A request for a lock may wait for as long as the guest likes, and the one that releases the lock may come behind it in the
 //! same queue. So threads that may wait are replaced while they do.
@@ -21,7 +21,7 @@ use std::{
 };
 
 use fileshare::{buffers::ReplyBuffer, wire::Opcode};
-use vmm::virtio::{QueueError, VirtQueue, buffers::ChainBuffers};
+use vmm::virtio::{Interrupter, QueueError, VirtQueue, buffers::ChainBuffers};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::crew::Crew;
@@ -54,6 +54,7 @@ struct Shared {
     /// Most of what comes has no reply.
     unhurried: bool,
     handler: Arc<dyn RequestHandler>,
+    interrupter: Interrupter,
     /// Edge-triggered: written to wake one more thread.
     more: EventFd,
     state: Mutex<State>,
@@ -105,6 +106,7 @@ impl Pool {
                 base: threads,
                 unhurried,
                 handler,
+                interrupter: queue.interrupter(),
                 more: EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
                 state: Mutex::new(State {
                     queue: Some(queue),
@@ -219,16 +221,31 @@ impl Shared {
 
     /// What a thread does.
     fn run(self: &Arc<Self>, crew: &Arc<Crew>) {
+        let mut owed = false;
+        self.work(crew, &mut owed);
+        self.interrupt(&mut owed);
+    }
+
+    /// Handles chains for as long as the thread is needed. `owed` says that the driver is to be interrupted. That is done
+    /// with the queue unlocked: it wakes the guest up, and the next kick may wake another thread before the call returns.
+    fn work(self: &Arc<Self>, crew: &Arc<Crew>, owed: &mut bool) {
         let mut state = self.lock();
+        // Since the thread last slept or paused.
+        let mut served = false;
         loop {
-            let served;
-            (state, served) = self.serve(crew, state);
+            if let Some(work) = self.take(crew, &mut state, served && self.unhurried) {
+                state = self.serve(crew, state, work, owed);
+                served = true;
+                continue;
+            }
             let Some(counts) = state.counts(crew) else {
                 return;
             };
-            if served && self.unhurried {
+            if std::mem::take(&mut served) && self.unhurried {
                 // Nobody is kicked meanwhile: this thread looks again, whatever comes.
+                *owed |= self.with_queue(&mut state, VirtQueue::wants_interrupt) == Some(true);
                 drop(state);
+                self.interrupt(owed);
                 if let Err(error) = crew.pause(LULL) {
                     tracing::error!(device = NAME, %error, "a thread cannot pause");
                 }
@@ -241,6 +258,7 @@ impl Shared {
             }
             counts.idle += 1;
             drop(state);
+            self.interrupt(owed);
             let slept = crew.sleep();
             state = self.lock();
             let Some(counts) = state.counts(crew) else {
@@ -255,37 +273,44 @@ impl Shared {
         }
     }
 
-    /// Handles chains until there are none. Returns whether there were any.
+    /// Handles a chain, with the queue unlocked.
     fn serve<'a>(
         self: &'a Arc<Self>,
         crew: &Arc<Crew>,
         mut state: MutexGuard<'a, State>,
-    ) -> (MutexGuard<'a, State>, bool) {
-        let mut served = false;
-        while let Some(work) = self.take(crew, &mut state, served && self.unhurried) {
-            served = true;
-            let Work { head, request, reply } = work;
-            let may_wait = request.opcode() == Some(SETLKW);
-            if may_wait {
-                self.replace(crew, &mut state);
-            }
-            drop(state);
-            let room = reply.len();
-            let written = self.handler.handle(request, reply).min(room);
-            state = self.lock();
-            if let Some(counts) = state.counts(crew).filter(|_| may_wait) {
-                counts.waiting -= 1;
-            }
-            let awaited = written > 0 || !self.unhurried;
-            self.with_queue(&mut state, |queue| {
-                queue.add_used(head, u32::try_from(written).unwrap_or(u32::MAX))?;
-                if awaited { queue.notify() } else { Ok(()) }
-            });
+        work: Work,
+        owed: &mut bool,
+    ) -> MutexGuard<'a, State> {
+        let Work { head, request, reply } = work;
+        let may_wait = request.opcode() == Some(SETLKW);
+        if may_wait {
+            self.replace(crew, &mut state);
         }
-        if served && self.unhurried {
-            self.with_queue(&mut state, VirtQueue::notify);
+        drop(state);
+        // For the chain before.
+        self.interrupt(owed);
+        let room = reply.len();
+        let written = self.handler.handle(request, reply).min(room);
+        let mut state = self.lock();
+        if let Some(counts) = state.counts(crew).filter(|_| may_wait) {
+            counts.waiting -= 1;
         }
-        (state, served)
+        let awaited = written > 0 || !self.unhurried;
+        let wanted = self.with_queue(&mut state, |queue| {
+            queue.add_used(head, u32::try_from(written).unwrap_or(u32::MAX))?;
+            Ok(awaited && queue.wants_interrupt()?)
+        });
+        *owed |= wanted == Some(true);
+        state
+    }
+
+    /// Interrupts the driver if that is owed.
+    fn interrupt(&self, owed: &mut bool) {
+        if std::mem::take(owed)
+            && let Err(error) = self.interrupter.raise()
+        {
+            self.with_queue(&mut self.lock(), |_| Err::<(), _>(error));
+        }
     }
 
     /// The next chain. Kicks are asked for when another thread is there to hear them, or when there is no chain; not in that

@@ -23,4 +23,4 @@ pub mod test_driver;
 
 pub use device::{ActivateError, Activation, VirtioDevice};
 pub use interrupt::{Interrupt, InterruptCause};
-pub use queue::{Chain, QueueError, VirtQueue};
+pub use queue::{Chain, Interrupter, QueueError, VirtQueue};

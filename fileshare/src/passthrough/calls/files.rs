@@ -20,7 +20,7 @@ use super::super::resolve::check_name;
 use super::super::sys;
 use super::making::undo;
 use crate::filesystem::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
-use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE};
+use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PARALLEL_DIRECT_WRITES};
 
 /// The flags of the guest's that the host is to know of. Not O_APPEND: a write says itself whether it appends, and with
 /// it every write would. Not O_DIRECT: the guest's kernel goes past its own cache on its own, and the host's alignment
@@ -40,10 +40,11 @@ fn writes(flags: u32) -> bool {
 /// FOPEN_DIRECT_IO for what is opened only to be written. It can be neither read nor mapped through that descriptor, and the
 /// next open would drop what it leaves in the guest's cache, for the file has changed. A write then is one request as it
 /// would be anyway (Linux's writes through), but without the question for `security.capability` that Linux asks before it
-/// writes into its cache: one request for each file that is made. The kernel drops what others have cached of the range.
+/// writes into its cache: one request for each file that is made. The kernel drops what others have cached of the range,
+/// and lets several threads write at once while nobody else has the file open, except at its end.
 fn past_the_cache(flags: u32) -> u32 {
     if flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 {
-        FOPEN_DIRECT_IO
+        FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES
     } else {
         0
     }

@@ -7,7 +7,7 @@ use super::support::*;
 use crate::buffers::memory::{MemoryReply, MemoryRequest};
 use crate::filesystem::{FileSystem, SetAttr, SetTime};
 use crate::passthrough::{CachePolicy, PassthroughConfig};
-use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, ROOT_ID};
+use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PARALLEL_DIRECT_WRITES, ROOT_ID};
 
 #[test]
 fn what_is_written_is_read_here_and_there() {
@@ -338,6 +338,8 @@ fn what_is_only_written_goes_past_the_cache() {
         let opened = world.open(entry.node, flags).unwrap();
         let direct = made.flags & FOPEN_DIRECT_IO != 0;
         assert_eq!(opened.flags & FOPEN_DIRECT_IO != 0, direct);
+        // Of use with the other only.
+        assert_eq!(made.flags & FOPEN_PARALLEL_DIRECT_WRITES != 0, direct);
         direct
     };
     assert!(direct(libc::O_WRONLY));

@@ -198,9 +198,16 @@ impl Client {
             });
             sender.send_request(request).await.map_err(ClientError::broken)
         };
-        let response = tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+        let response = match tokio::time::timeout(ANSWER_TIMEOUT, exchange)
             .await
-            .map_err(|_| ClientError::Silent)??;
+            .map_err(|_| ClientError::Silent)?
+        {
+            // A daemon that is killed takes connections along, and those that it has not accepted yet.
+            Err(ClientError::Broken(_) | ClientError::Connect { .. }) if !listens(&self.socket) => {
+                return Err(ClientError::NoDaemon);
+            }
+            result => result?,
+        };
         let status = response.status();
         if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(response);
@@ -212,6 +219,15 @@ impl Client {
         };
         Err(ClientError::Refused { status, message })
     }
+}
+
+/// Whether a process may be listening on the socket of a machine's daemon: false only when it is certain that none does. One
+/// that is killed goes on for a moment, and in the kernel perhaps for long, but its sockets go first.
+pub fn listens(socket: &Path) -> bool {
+    !matches!(
+        std::os::unix::net::UnixStream::connect(socket).map_err(|error| error.kind()),
+        Err(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset)
+    )
 }
 
 async fn understood<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
@@ -304,5 +320,44 @@ mod tests {
             .unwrap();
         let query = axum::extract::Query::<ShareQuery>::try_from_uri(&uri).unwrap();
         assert_eq!((query.path.to_str(), query.force), (Some(path), true));
+    }
+
+    fn is_readable(listener: &std::os::unix::net::UnixListener) -> bool {
+        let mut listener = [rustix::event::PollFd::new(listener, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut listener, Some(&rustix::time::Timespec::default())).unwrap() == 1
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_dies_with_a_connection_waiting_is_no_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let client = Client::new(&socket);
+        let asked = tokio::spawn(async move { client.status().await });
+        // The connection is there, and nobody has accepted it.
+        while !is_readable(&listener) {
+            tokio::task::yield_now().await;
+        }
+
+        drop(listener);
+
+        let error = asked.await.unwrap().unwrap_err();
+        assert!(matches!(error, ClientError::NoDaemon), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_drops_a_connection_and_goes_on_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("api.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let accepts = tokio::spawn(async move {
+            drop(listener.accept().await.unwrap());
+            listener
+        });
+
+        let error = Client::new(&socket).status().await.unwrap_err();
+
+        assert!(matches!(error, ClientError::Broken(_)), "{error:?}");
+        drop(accepts.await.unwrap());
     }
 }

@@ -115,7 +115,7 @@ fn wait_gone_within(paths: &MachinePaths, limit: Duration) -> Result<()> {
     let mut ending_since = None;
     // Without a directory there never was one.
     while is_there(paths)? {
-        if paths.api_socket().exists() {
+        if crate::api::client::listens(&paths.api_socket()) {
             ending_since = None;
         } else {
             let since = *ending_since.get_or_insert_with(Instant::now);

@@ -171,6 +171,15 @@ impl Node {
         self.privileges.store(privileges as u8, Ordering::Release);
     }
 
+    /// Notes that something new has no privileges, unless somebody has been quick to give it some.
+    pub(super) fn presume_unprivileged(&self) {
+        let (unknown, none) = (Privileges::Unknown as u8, Privileges::None as u8);
+        // Otherwise more is known already.
+        let _ = self
+            .privileges
+            .compare_exchange(unknown, none, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// The place last seen.
     pub(super) fn place(&self) -> Option<Place> {
         self.state().place.clone()

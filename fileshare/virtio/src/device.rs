@@ -142,14 +142,15 @@ impl VirtioFs {
         // A driver with fewer CPUs than there are queues leaves the last ones out.
         let first = activation.require_queue(1)?;
         let others = activation.queues.into_iter().flatten();
-        let sized = std::iter::once((high_priority, 1)).chain(
+        let sized = std::iter::once((high_priority, 1, true)).chain(
             std::iter::once(first)
                 .chain(others)
-                .map(|queue| (queue, self.threads_per_queue)),
+                .map(|queue| (queue, self.threads_per_queue, false)),
         );
         let mut running = lock(&self.running);
-        for (queue, threads) in sized {
-            let pool = Pool::start(queue, threads, Arc::clone(&self.handler), running.fence.as_ref())?;
+        for (queue, threads, unhurried) in sized {
+            let handler = Arc::clone(&self.handler);
+            let pool = Pool::start(queue, threads, unhurried, handler, running.fence.as_ref())?;
             running.pools.push(pool);
         }
         Ok(())

@@ -2,21 +2,26 @@
 //!
 //! All of them sleep in one epoll, in which the driver's kick is edge-triggered, so that a kick wakes exactly one. That one
 //! takes a chain and handles it itself; it wakes another only when there are more chains. A chain is taken off the available
-//! ring and put on the used ring under the queue's lock, and handled outside it.
+//! ring and put on the used ring under the queue's lock; it is handled, and the driver interrupted for it, outside.
 //!
 //! A request for a lock may wait for as long as the guest likes, and the one that releases the lock may come behind it in the
 //! same queue. So threads that may wait are replaced while they do.
+//!
+//! Nobody waits for what has no reply (FORGET), and it comes in bursts: after a burst a queue that is for such requests is
+//! looked at again after a lull instead of being kicked, and the driver is interrupted once for all that came.
 
 mod crew;
+mod umask;
 
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::Duration,
 };
 
 use fileshare::{buffers::ReplyBuffer, wire::Opcode};
-use vmm::virtio::{QueueError, VirtQueue, buffers::ChainBuffers};
+use vmm::virtio::{Interrupter, QueueError, VirtQueue, buffers::ChainBuffers};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use self::crew::Crew;
@@ -31,6 +36,9 @@ const SETLKW: u32 = Opcode::Setlkw as u32;
 const MAX_WAITING: usize = 256;
 /// Threads beyond those asked for that stay when they have nothing to do, so that a lock that is free costs no new thread.
 const SPARE: usize = 1;
+/// How long the requests that nobody waits for are left alone after some were handled: long against what a kick and an
+/// interrupt cost, short against anything that anybody notices.
+const LULL: Duration = Duration::from_millis(2);
 /// Requests need little, but must never run out.
 const STACK_SIZE: usize = 512 * 1024;
 
@@ -43,7 +51,10 @@ struct Shared {
     index: u16,
     /// How many threads the queue has when none waits.
     base: usize,
+    /// Most of what comes has no reply.
+    unhurried: bool,
     handler: Arc<dyn RequestHandler>,
+    interrupter: Interrupter,
     /// Edge-triggered: written to wake one more thread.
     more: EventFd,
     state: Mutex<State>,
@@ -80,10 +91,12 @@ struct Work {
 }
 
 impl Pool {
-    /// Starts `threads` threads on a queue, inside `fence`. Chains that are there already are handled at once.
+    /// Starts `threads` threads on a queue, inside `fence`. Chains that are there already are handled at once. `unhurried`
+    /// says that most of what comes has no reply.
     pub(crate) fn start(
         queue: VirtQueue,
         threads: usize,
+        unhurried: bool,
         handler: Arc<dyn RequestHandler>,
         fence: Option<&Arc<Fence>>,
     ) -> io::Result<Pool> {
@@ -91,7 +104,9 @@ impl Pool {
             shared: Arc::new(Shared {
                 index: queue.index(),
                 base: threads,
+                unhurried,
                 handler,
+                interrupter: queue.interrupter(),
                 more: EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
                 state: Mutex::new(State {
                     queue: Some(queue),
@@ -193,6 +208,7 @@ impl Shared {
             .name(format!("fs{}:{}", self.index, state.started))
             .stack_size(STACK_SIZE)
             .spawn(move || {
+                umask::clear();
                 if prepare() {
                     shared.run(&crew);
                 }
@@ -205,18 +221,44 @@ impl Shared {
 
     /// What a thread does.
     fn run(self: &Arc<Self>, crew: &Arc<Crew>) {
+        let mut owed = false;
+        self.work(crew, &mut owed);
+        self.interrupt(&mut owed);
+    }
+
+    /// Handles chains for as long as the thread is needed. `owed` says that the driver is to be interrupted. That is done
+    /// with the queue unlocked: it wakes the guest up, and the next kick may wake another thread before the call returns.
+    fn work(self: &Arc<Self>, crew: &Arc<Crew>, owed: &mut bool) {
         let mut state = self.lock();
+        // Since the thread last slept or paused.
+        let mut served = false;
         loop {
-            state = self.serve(crew, state);
+            if let Some(work) = self.take(crew, &mut state, served && self.unhurried) {
+                state = self.serve(crew, state, work, owed);
+                served = true;
+                continue;
+            }
             let Some(counts) = state.counts(crew) else {
                 return;
             };
+            if std::mem::take(&mut served) && self.unhurried {
+                // Nobody is kicked meanwhile: this thread looks again, whatever comes.
+                *owed |= self.with_queue(&mut state, VirtQueue::wants_interrupt) == Some(true);
+                drop(state);
+                self.interrupt(owed);
+                if let Err(error) = crew.pause(LULL) {
+                    tracing::error!(device = NAME, %error, "a thread cannot pause");
+                }
+                state = self.lock();
+                continue;
+            }
             if counts.all - counts.waiting > self.base + SPARE {
                 counts.all -= 1;
                 return;
             }
             counts.idle += 1;
             drop(state);
+            self.interrupt(owed);
             let slept = crew.sleep();
             state = self.lock();
             let Some(counts) = state.counts(crew) else {
@@ -231,35 +273,49 @@ impl Shared {
         }
     }
 
-    /// Handles chains until there are none.
+    /// Handles a chain, with the queue unlocked.
     fn serve<'a>(
         self: &'a Arc<Self>,
         crew: &Arc<Crew>,
         mut state: MutexGuard<'a, State>,
+        work: Work,
+        owed: &mut bool,
     ) -> MutexGuard<'a, State> {
-        while let Some(work) = self.take(crew, &mut state) {
-            let Work { head, request, reply } = work;
-            let may_wait = request.opcode() == Some(SETLKW);
-            if may_wait {
-                self.replace(crew, &mut state);
-            }
-            drop(state);
-            let room = reply.len();
-            let written = self.handler.handle(request, reply).min(room);
-            state = self.lock();
-            if let Some(counts) = state.counts(crew).filter(|_| may_wait) {
-                counts.waiting -= 1;
-            }
-            self.with_queue(&mut state, |queue| {
-                queue.add_used(head, u32::try_from(written).unwrap_or(u32::MAX))?;
-                queue.notify()
-            });
+        let Work { head, request, reply } = work;
+        let may_wait = request.opcode() == Some(SETLKW);
+        if may_wait {
+            self.replace(crew, &mut state);
         }
+        drop(state);
+        // For the chain before.
+        self.interrupt(owed);
+        let room = reply.len();
+        let written = self.handler.handle(request, reply).min(room);
+        let mut state = self.lock();
+        if let Some(counts) = state.counts(crew).filter(|_| may_wait) {
+            counts.waiting -= 1;
+        }
+        let awaited = written > 0 || !self.unhurried;
+        let wanted = self.with_queue(&mut state, |queue| {
+            queue.add_used(head, u32::try_from(written).unwrap_or(u32::MAX))?;
+            Ok(awaited && queue.wants_interrupt()?)
+        });
+        *owed |= wanted == Some(true);
         state
     }
 
-    /// The next chain. Kicks are asked for when another thread is there to hear them, or when there is no chain.
-    fn take(&self, crew: &Arc<Crew>, state: &mut State) -> Option<Work> {
+    /// Interrupts the driver if that is owed.
+    fn interrupt(&self, owed: &mut bool) {
+        if std::mem::take(owed)
+            && let Err(error) = self.interrupter.raise()
+        {
+            self.with_queue(&mut self.lock(), |_| Err::<(), _>(error));
+        }
+    }
+
+    /// The next chain. Kicks are asked for when another thread is there to hear them, or when there is no chain; not in that
+    /// case when the caller `returns` to look again.
+    fn take(&self, crew: &Arc<Crew>, state: &mut State, returns: bool) -> Option<Work> {
         let idle = state.counts(crew)?.idle;
         self.with_queue(state, |queue| {
             let mut promised = false;
@@ -278,6 +334,10 @@ impl Shared {
                         request: Request::new(buffers.readable),
                         reply: Reply::new(buffers.writable),
                     }));
+                }
+                if returns {
+                    queue.disable_kicks()?;
+                    return Ok(None);
                 }
                 if promised {
                     return Err(queue.chain_error("the available ring cannot be read"));

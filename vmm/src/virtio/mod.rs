@@ -21,4 +21,4 @@ pub mod test_driver;
 
 pub use device::{ActivateError, Activation, VirtioDevice};
 pub use interrupt::{Interrupt, InterruptCause};
-pub use queue::{Chain, QueueError, VirtQueue};
+pub use queue::{Chain, Interrupter, QueueError, VirtQueue};

@@ -72,6 +72,24 @@ pub struct VirtQueue {
     position: Arc<AtomicU16>,
 }
 
+/// Raises a queue's interrupt.
+pub struct Interrupter {
+    index: u16,
+    interrupt: Arc<dyn Interrupt>,
+}
+
+impl Interrupter {
+    /// Interrupts the driver, whatever it asked for.
+    pub fn raise(&self) -> Result<(), QueueError> {
+        self.interrupt
+            .signal(InterruptCause::Queue(self.index))
+            .map_err(|source| QueueError::Interrupt {
+                index: self.index,
+                source,
+            })
+    }
+}
+
 impl Drop for VirtQueue {
     fn drop(&mut self) {
         self.position.store(self.queue.next_avail(), Ordering::Release);
@@ -197,30 +215,38 @@ impl VirtQueue {
 
     /// Interrupts the driver for what was used since the last call, unless it asked not to be (2.7.7).
     pub fn notify(&mut self) -> Result<(), QueueError> {
+        if self.wants_interrupt()? {
+            self.interrupter().raise()?;
+        }
+        Ok(())
+    }
+
+    /// The first half of [`Self::notify`]: whether the driver is to be interrupted for what was used since the last call.
+    /// Whoever asks raises the interrupt, which is a system call that wakes others up, without holding up the queue.
+    pub fn wants_interrupt(&mut self) -> Result<bool, QueueError> {
         let used = self.queue.next_used();
         let before = std::mem::replace(&mut self.notified_at, used);
         if used == before {
-            return Ok(());
+            return Ok(false);
         }
         // The used index must be visible before the driver's wish is read, else both sides may wait for the other.
         fence(Ordering::SeqCst);
         let avail_ring = self.queue.avail_ring();
-        let wanted = if self.queue.event_idx_enabled() {
+        if self.queue.event_idx_enabled() {
             let event = self.load_u16(avail_ring, 4 + u64::from(self.queue.size()) * 2)?;
             // 2.7.10: wanted if the element at `event` is among those used since.
-            used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(before)
+            Ok(used.wrapping_sub(event).wrapping_sub(1) < used.wrapping_sub(before))
         } else {
-            self.load_u16(avail_ring, 0)? & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0
-        };
-        if wanted {
-            self.interrupt
-                .signal(InterruptCause::Queue(self.index))
-                .map_err(|source| QueueError::Interrupt {
-                    index: self.index,
-                    source,
-                })?;
+            Ok(self.load_u16(avail_ring, 0)? & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
         }
-        Ok(())
+    }
+
+    /// The second half of [`Self::notify`], which does not need the queue.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter {
+            index: self.index,
+            interrupt: Arc::clone(&self.interrupt),
+        }
     }
 
     fn load_u16(&self, ring: u64, offset: u64) -> Result<u16, QueueError> {
@@ -372,6 +398,25 @@ mod tests {
         driver.set_avail_flags(0);
         use_one(&mut driver);
         assert_eq!(driver.interrupts(), vec![InterruptCause::Queue(0)]);
+    }
+
+    #[test]
+    fn an_interrupt_is_wanted_once_for_all_that_was_used() {
+        for event_idx in [false, true] {
+            let mut driver = TestQueue::new(8);
+            let mut queue = driver.device_queue_with(event_idx);
+            assert!(!queue.wants_interrupt().unwrap(), "nothing was used");
+            for _ in 0..2 {
+                let head = driver.offer(&[b"x"], &[]);
+                queue.pop().unwrap().unwrap();
+                queue.add_used(head, 0).unwrap();
+            }
+            assert!(queue.wants_interrupt().unwrap());
+            assert!(!queue.wants_interrupt().unwrap(), "it has been asked for");
+            assert_eq!(driver.interrupts(), vec![], "and not raised by that");
+            queue.interrupter().raise().unwrap();
+            assert_eq!(driver.interrupts(), vec![InterruptCause::Queue(0)]);
+        }
     }
 
     #[test]

@@ -327,6 +327,40 @@ impl TestQueue {
         unsafe { libc::poll(&raw mut fd, 1, 0) == 1 }
     }
 
+    /// Kicks the device if it has asked for that since the chain offered last, as drivers do (virtio 1.2, 2.7.13).
+    pub fn kick_if_wanted(&self) {
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let wanted = if self.event_idx {
+            self.avail_event() == self.avail_idx.wrapping_sub(1)
+        } else {
+            self.read::<u16>(self.used()) & 1 == 0
+        };
+        if wanted {
+            self.kick();
+        }
+    }
+
+    /// Waits until the device asks to be kicked for the chain that will be offered next. Panics after 30 s.
+    pub fn wait_until_kicks_are_wanted(&self) {
+        let begin = Instant::now();
+        loop {
+            let wanted = if self.event_idx {
+                self.avail_event() == self.avail_idx
+            } else {
+                self.read::<u16>(self.used()) & 1 == 0
+            };
+            if wanted {
+                return;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(30), "no kicks are wanted");
+            std::thread::yield_now();
+        }
+    }
+
+    fn avail_event(&self) -> u16 {
+        self.read(self.used() + 4 + u64::from(self.size) * 8)
+    }
+
     /// Takes the next used element: (head, bytes written). Frees its descriptors.
     pub fn take_used(&mut self) -> Option<(u16, u32)> {
         let index: u16 = self.read(self.used() + 2);

@@ -20,7 +20,7 @@ use super::super::resolve::check_name;
 use super::super::sys;
 use super::making::undo;
 use crate::filesystem::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
-use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE};
+use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PARALLEL_DIRECT_WRITES};
 
 /// The flags of the guest's that the host is to know of. Not O_APPEND: a write says itself whether it appends, and with
 /// it every write would. Not O_DIRECT: the guest's kernel goes past its own cache on its own, and the host's alignment
@@ -35,6 +35,19 @@ fn host_flags(flags: u32) -> OFlags {
 
 fn writes(flags: u32) -> bool {
     flags & libc::O_ACCMODE as u32 != libc::O_RDONLY as u32 || flags & libc::O_TRUNC as u32 != 0
+}
+
+/// FOPEN_DIRECT_IO for what is opened only to be written. It can be neither read nor mapped through that descriptor, and the
+/// next open would drop what it leaves in the guest's cache, for the file has changed. A write then is one request as it
+/// would be anyway (Linux's writes through), but without the question for `security.capability` that Linux asks before it
+/// writes into its cache: one request for each file that is made. The kernel drops what others have cached of the range,
+/// and lets several threads write at once while nobody else has the file open, except at its end.
+fn past_the_cache(flags: u32) -> u32 {
+    if flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 {
+        FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES
+    } else {
+        0
+    }
 }
 
 impl Passthrough {
@@ -61,18 +74,18 @@ impl Passthrough {
         if flags & libc::O_TRUNC as u32 != 0 {
             self.drop_privileges(node, fd.as_fd(), kill_suidgid)?;
         }
-        let cache = self.cache_flags(node, &fd)?;
+        let cache = self.cache_flags(node, &fd, flags)?;
         let handle = self.files.add(OpenFile::new(node.clone(), fd))?;
         Ok(Opened { handle, flags: cache })
     }
 
-    fn cache_flags(&self, node: &Node, fd: &OwnedFd) -> Result<u32> {
+    fn cache_flags(&self, node: &Node, fd: &OwnedFd, flags: u32) -> Result<u32> {
         Ok(match self.config.cache {
             CachePolicy::Never => FOPEN_DIRECT_IO,
             CachePolicy::Always => FOPEN_KEEP_CACHE,
             CachePolicy::Auto => {
                 let unchanged = contents::unchanged(&node.contents, &sys::stat(fd)?, SystemTime::now());
-                if unchanged { FOPEN_KEEP_CACHE } else { 0 }
+                past_the_cache(flags) | if unchanged { FOPEN_KEEP_CACHE } else { 0 }
             }
         })
     }
@@ -114,7 +127,7 @@ impl Passthrough {
         let (node, entry) = self
             .finish_new(ctx, &parent, Some(name), found, &new)
             .inspect_err(|_| undo(dir.as_fd(), name, &st))?;
-        self.created(node, entry, fd)
+        self.created(node, entry, fd, flags)
     }
 
     /// Opens what is already there in place of creating it.
@@ -179,14 +192,15 @@ impl Passthrough {
                 node.id
             );
         }
-        self.created(node, entry, fd)
+        self.created(node, entry, fd, flags)
     }
 
     /// Gives out the handle of something new.
-    fn created(&self, node: Arc<Node>, entry: Entry, fd: OwnedFd) -> Result<(Entry, Opened)> {
+    fn created(&self, node: Arc<Node>, entry: Entry, fd: OwnedFd, flags: u32) -> Result<(Entry, Opened)> {
         let flags = match self.config.cache {
             CachePolicy::Never => FOPEN_DIRECT_IO,
-            CachePolicy::Auto | CachePolicy::Always => FOPEN_KEEP_CACHE,
+            CachePolicy::Auto => past_the_cache(flags) | FOPEN_KEEP_CACHE,
+            CachePolicy::Always => FOPEN_KEEP_CACHE,
         };
         match self.files.add(OpenFile::new(node, fd)) {
             Ok(handle) => Ok((entry, Opened { handle, flags })),

@@ -154,11 +154,14 @@ impl Passthrough {
             Some(name) => self.know(parent, name, &found)?,
             None => self.enter_node(parent, &found),
         };
-        if record
+        let privileged = record
             .mode
-            .is_some_and(|mode| ownership::is_privileged(mode.shown))
-        {
+            .is_some_and(|mode| ownership::is_privileged(mode.shown));
+        if privileged {
             node.set_privileges(Privileges::Some);
+        } else {
+            // Nor has it capabilities: the first write need not look.
+            node.presume_unprivileged();
         }
         let (attr, timeout) = self.shown(ctx, &node.share, &found.mount, &found.st, &record, node.submount);
         let entry = self.entry_of(node.id, attr, timeout);

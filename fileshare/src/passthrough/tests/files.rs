@@ -7,7 +7,7 @@ use super::support::*;
 use crate::buffers::memory::{MemoryReply, MemoryRequest};
 use crate::filesystem::{FileSystem, SetAttr, SetTime};
 use crate::passthrough::{CachePolicy, PassthroughConfig};
-use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, ROOT_ID};
+use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PARALLEL_DIRECT_WRITES, ROOT_ID};
 
 #[test]
 fn what_is_written_is_read_here_and_there() {
@@ -324,6 +324,41 @@ fn other_cache_policies() {
     };
     assert_eq!(flags(CachePolicy::Never), FOPEN_DIRECT_IO);
     assert_eq!(flags(CachePolicy::Always), FOPEN_KEEP_CACHE);
+}
+
+#[test]
+fn what_is_only_written_goes_past_the_cache() {
+    let world = World::new();
+    let direct = |flags: libc::c_int| {
+        let file = name(&format!("file-{flags}"));
+        let (entry, made) = world
+            .fs
+            .create(&ROOT, ROOT_ID, &file, 0o644, flags as u32, 0, false)
+            .unwrap();
+        let opened = world.open(entry.node, flags).unwrap();
+        let direct = made.flags & FOPEN_DIRECT_IO != 0;
+        assert_eq!(opened.flags & FOPEN_DIRECT_IO != 0, direct);
+        // Of use with the other only.
+        assert_eq!(made.flags & FOPEN_PARALLEL_DIRECT_WRITES != 0, direct);
+        direct
+    };
+    assert!(direct(libc::O_WRONLY));
+    assert!(direct(libc::O_WRONLY | libc::O_APPEND));
+    // These may be mapped, and read again and again.
+    assert!(!direct(libc::O_RDWR));
+    assert!(!direct(libc::O_RDONLY));
+    // Here what is written is worth keeping.
+    let always = PassthroughConfig {
+        cache: CachePolicy::Always,
+        ..config()
+    };
+    let world = World::with(always, |_| {});
+    let flags = libc::O_WRONLY as u32;
+    let (_, made) = world
+        .fs
+        .create(&ROOT, ROOT_ID, c"file", 0o644, flags, 0, false)
+        .unwrap();
+    assert_eq!(made.flags, FOPEN_KEEP_CACHE);
 }
 
 #[test]

@@ -29,6 +29,10 @@ const HOLD: u32 = 1000;
 const RELEASE: u32 = 1001;
 /// One that is answered with whether `/etc` can be read.
 const LOOK_OUTSIDE: u32 = 1002;
+/// One that has no reply.
+const SILENT: u32 = 1003;
+/// One that is answered with whether the thread's umask masks anything.
+const LOOK_AT_UMASK: u32 = 1004;
 
 /// A request's header, as far as the shell looks at it.
 fn request(opcode: u32) -> [u8; 8] {
@@ -93,6 +97,8 @@ impl RequestHandler for Mirror {
                 self.changed.notify_all();
             }
             RELEASE => self.release(),
+            SILENT => return 0,
+            LOOK_AT_UMASK => bytes.fill((umask() != "0000").into()),
             LOOK_OUTSIDE => bytes.fill(std::fs::read_dir("/etc").is_ok().into()),
             _ => {}
         }
@@ -109,6 +115,13 @@ impl RequestHandler for Mirror {
         assert_eq!(self.state.lock().unwrap().now, 0, "requests are being handled");
         self.resets.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+/// The calling thread's, as the kernel writes it.
+fn umask() -> String {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.unwrap().trim().to_owned()
 }
 
 struct Rig {
@@ -217,6 +230,69 @@ fn requests_are_answered_in_every_queue() {
         }
         assert!(!rig.machine.interrupt.take().contains(&InterruptCause::NeedsReset));
     }
+}
+
+#[test]
+fn requests_without_a_reply_are_handled_whether_kicked_for_or_not() {
+    for event_idx in [false, true] {
+        let mut rig = Rig::new(1, 1);
+        rig.activate(event_idx);
+        // As a driver does: the device is kicked when it asks for that. In bursts of all sizes up to a full ring, with and
+        // without a lull behind them.
+        for round in 0..200 {
+            let count = 1 + round % 128;
+            let mut heads: HashSet<u16> = (0..count)
+                .map(|_| {
+                    let head = rig.queues[0].offer(&[&request(SILENT)], &[]);
+                    rig.queues[0].kick_if_wanted();
+                    head
+                })
+                .collect();
+            while !heads.is_empty() {
+                let (head, written) = rig.queues[0].wait_used();
+                assert_eq!(written, 0);
+                assert!(heads.remove(&head));
+            }
+            if round % 20 == 0 {
+                rig.queues[0].wait_until_kicks_are_wanted();
+            }
+        }
+        // The driver was told of the last as well.
+        rig.machine.interrupt.wait_for(InterruptCause::Queue(0));
+    }
+}
+
+#[test]
+fn a_burst_of_requests_without_a_reply_interrupts_once() {
+    for event_idx in [false, true] {
+        let mut rig = Rig::new(1, 1);
+        for _ in 0..100 {
+            rig.queues[0].offer(&[&request(SILENT)], &[]);
+        }
+        rig.activate(event_idx);
+        for _ in 0..100 {
+            rig.queues[0].wait_used();
+        }
+        rig.queues[0].wait_until_kicks_are_wanted();
+        assert_eq!(rig.machine.interrupt.take(), [InterruptCause::Queue(0)]);
+    }
+}
+
+#[test]
+fn the_process_mask_is_not_that_of_new_files() {
+    let before = umask();
+    let mut rig = Rig::new(1, 1);
+    rig.activate(true);
+    // Of a thread from the start and of one started in the place of one that waits.
+    for _ in 0..2 {
+        let head = rig.send(1, LOOK_AT_UMASK);
+        assert_eq!(rig.queues[1].wait_used(), (head, 8));
+        assert_eq!(rig.queues[1].buffer(head, 1)[0], 0);
+        rig.send(1, SETLKW);
+        rig.server.await_waiting(1);
+    }
+    assert_eq!(umask(), before, "the process's own stays");
+    rig.server.release();
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Where the threads of a queue sleep.
 
-use std::{io, os::fd::AsRawFd};
+use std::{io, os::fd::AsRawFd, time::Duration};
 
 use vmm::virtio::VirtQueue;
 use vmm_sys_util::{
@@ -52,8 +52,17 @@ impl Crew {
 
     /// Returns when there may be work, or when stopped.
     pub(super) fn sleep(&self) -> io::Result<()> {
+        self.wait(-1)
+    }
+
+    /// The same, after `time` at the latest. In whole milliseconds.
+    pub(super) fn pause(&self, time: Duration) -> io::Result<()> {
+        self.wait(i32::try_from(time.as_millis()).unwrap_or(i32::MAX))
+    }
+
+    fn wait(&self, milliseconds: i32) -> io::Result<()> {
         let mut events = [EpollEvent::default()];
-        match self.sleepers.wait(-1, &mut events) {
+        match self.sleepers.wait(milliseconds, &mut events) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
             _ => Ok(()),
         }

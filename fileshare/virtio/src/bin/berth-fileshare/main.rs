@@ -61,8 +61,6 @@ fn run(options: &Options) -> anyhow::Result<()> {
         },
         Arc::new(Server::new(Arc::new(passthrough))),
     )?;
-    // The modes of new files are the guest's business. Before there are other threads, which share this with it.
-    rustix::process::umask(rustix::fs::Mode::empty());
     let server = if options.tag.is_empty() {
         VhostUserServer::spawn_without_config("fs", listener, Box::new(device))
     } else {

@@ -242,15 +242,8 @@ fn a_host_without_a_network_starts_a_machine_all_the_same(context: &Context) -> 
 
 /// Whatever number of virtual CPUs the other cases are run with, here are three: not a power of two, which topologies like.
 fn several_cpus_come_up_and_work(context: &Context) -> Result<Verdict> {
-    let machine = context.new_machine()?;
-    // The last of an option that is given twice counts.
-    let start = machine.start_command().args(["--cpus", "3"]).run()?;
-    ensure!(
-        start.code() == Some(0),
-        "{}\n{}",
-        start.describe(),
-        machine.diagnostics()
-    );
+    let machine = context.new_machine()?.with_cpus(3);
+    machine.start().with_context(|| machine.diagnostics())?;
 
     let seen = machine
         .in_guest(

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
 use super::pid_file;
+use crate::api::client::listens;
 use crate::exit::{Code, Failure};
 use crate::machine::settings::Chosen;
 use crate::name::MachineName;
@@ -115,7 +116,7 @@ fn wait_gone_within(paths: &MachinePaths, limit: Duration) -> Result<()> {
     let mut ending_since = None;
     // Without a directory there never was one.
     while is_there(paths)? {
-        if crate::api::client::listens(&paths.api_socket()) {
+        if listens(&paths.api_socket()) {
             ending_since = None;
         } else {
             let since = *ending_since.get_or_insert_with(Instant::now);

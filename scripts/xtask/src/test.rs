@@ -125,8 +125,8 @@ fn end_to_end_on_qemu(root: &Path, programs: &Path, full: bool) -> Result<()> {
 /// The same suite against a machine on our own hypervisor, where KVM is real.
 ///
 /// The machines have one virtual CPU: two take turns on the lab's one, and each waits for the other in loops meanwhile, which
-/// takes several times as long. Without `programs` it leaves out the cases that need them: a database in a machine in an emulated machine takes many
-/// minutes.
+/// takes several times as long. Without `programs` it leaves out the cases that need them: a database in a machine in an
+/// emulated machine takes many minutes.
 fn end_to_end_in_the_lab(root: &Path, programs: Option<&PathBuf>) -> Result<()> {
     cargo(
         root,

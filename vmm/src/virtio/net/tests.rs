@@ -1,10 +1,7 @@
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
-    sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{atomic::Ordering, mpsc},
 };
 
 use proptest::prelude::*;
@@ -318,12 +315,11 @@ fn a_callback_may_attach_the_next_host() {
     let mut setup = Setup::new();
     let (hosts, hosts_rx) = mpsc::channel();
     let link = setup.link.clone();
-    let rounds = AtomicUsize::new(0);
     setup.link.on_detached(Box::new(move || {
-        rounds.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = UnixStream::pair().unwrap();
         link.attach(Some(ours)).unwrap();
-        hosts.send(theirs).unwrap();
+        // Nobody receives the one that follows the last round, for that round ends the test.
+        let _ = hosts.send(theirs);
     }));
     let first = setup.attach();
     let mut guest = setup.activate(MERGEABLE);

@@ -20,6 +20,7 @@ mod lock;
 mod mounts;
 mod network;
 mod reaper;
+mod replay;
 mod rlimits;
 mod root;
 mod services;
@@ -47,6 +48,7 @@ use crate::console::{error, notice, warning};
 use crate::docker::Docker;
 use crate::host_link::{Events, Hello, HostLink};
 use crate::reaper::Reaper;
+use crate::replay::Replay;
 use crate::root::Root;
 use crate::services::control;
 use crate::shares::Shares;
@@ -147,11 +149,12 @@ impl Machine {
     fn start_services(&self) -> anyhow::Result<()> {
         let listen =
             |port: u32| services::listen(port).with_context(|| format!("cannot listen on vsock port {port}"));
-        let (control, docker, exec, logs) = (
+        let (control, docker, exec, logs, replay) = (
             listen(ports::CONTROL)?,
             listen(ports::DOCKER)?,
             listen(ports::EXEC)?,
             listen(ports::LOGS)?,
+            listen(ports::REPLAY)?,
         );
         let context = control::Context {
             docker: self.docker.clone(),
@@ -173,6 +176,10 @@ impl Machine {
         tokio::spawn(services::accept("LOGS", logs, move |stream| {
             let docker = docker.clone();
             async move { services::logs::serve(stream, &docker).await }
+        }));
+        let agent = Replay::new();
+        tokio::spawn(services::accept("REPLAY", replay, move |stream| {
+            services::replay::serve(stream, agent.clone())
         }));
         Ok(())
     }

@@ -22,8 +22,9 @@ use crate::host_link::Events;
 use crate::lock::lock;
 use crate::root::Root;
 
-/// Device nodes in a share are not the guest's devices. Setuid programs keep their bit, as on a folder of the host.
-const FLAGS: MountFlags = MountFlags::NODEV;
+/// How the shared file system is mounted. Device nodes in a share are not the guest's devices. Setuid programs keep their
+/// bit, as on a folder of the host.
+pub(crate) const FLAGS: MountFlags = MountFlags::NODEV;
 
 /// All shares of the machine.
 #[derive(Debug)]

@@ -15,3 +15,5 @@ pub const DOCKER: u32 = 1026;
 pub const EXEC: u32 = 1027;
 /// The guest listens: one request, then log bytes.
 pub const LOGS: u32 = 1028;
+/// The guest listens: framed changes of the host to be done once more in the guest, and answers.
+pub const REPLAY: u32 = 1029;

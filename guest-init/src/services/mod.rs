@@ -6,6 +6,7 @@ pub(crate) mod docker;
 pub(crate) mod exec;
 mod hang_up;
 pub(crate) mod logs;
+pub(crate) mod replay;
 
 use std::fmt::Display;
 use std::future::Future;

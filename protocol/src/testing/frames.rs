@@ -11,6 +11,7 @@ use crate::control::{Reply, Request};
 use crate::exec::{ExecReply, ExecRequest};
 use crate::frame::{self, FrameError};
 use crate::logs::{LogReply, LogRequest};
+use crate::replay::{Batch, Done};
 
 /// The body of the fuzz target `frames`. The first byte says how the rest is cut into pieces.
 pub fn fuzz_frames(bytes: &[u8]) {
@@ -27,6 +28,8 @@ pub fn fuzz_frames(bytes: &[u8]) {
     all::<ExecReply>(bytes, piece);
     all::<LogRequest>(bytes, piece);
     all::<LogReply>(bytes, piece);
+    all::<Batch>(bytes, piece);
+    all::<Done>(bytes, piece);
 }
 
 /// Reads frame after frame both ways until one is refused. Both must see the same and take the same bytes; what was read can

@@ -21,11 +21,9 @@ mod tests {
         let piece = prop_oneof![
             vec(any::<u8>(), 0..20),
             r#"\{"(request|reply|event|id|message|kind|argv)":("[a-z_]{0,12}"|[0-9]{1,6}|\[\]|null)(,"pid":[0-9]{1,4})?\}"#
-                .prop_map(|text| {
-                    let mut frame = (text.len() as u32).to_le_bytes().to_vec();
-                    frame.extend(text.into_bytes());
-                    frame
-                }),
+                .prop_map(framed),
+            r#"\{"number":[0-9]{1,3},"(errors":\[[0-9]?|actions":\[(\{"number":[0-9],"action":("drop_caches"|\{"(refresh":\{"node":[0-9]|remove":\{"parent":1,"name":("[a-z/]{0,2}"|\[[0-9]{1,3}\]),"directory":true)\}\})\})?)\]\}"#
+                .prop_map(framed),
             (0u8..8, vec(any::<u8>(), 0..10)).prop_map(|(kind, payload)| {
                 let mut packet = vec![kind];
                 packet.extend((payload.len() as u32).to_le_bytes());
@@ -34,6 +32,12 @@ mod tests {
             }),
         ];
         vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+    }
+
+    fn framed(text: String) -> Vec<u8> {
+        let mut frame = (text.len() as u32).to_le_bytes().to_vec();
+        frame.extend(text.into_bytes());
+        frame
     }
 
     proptest! {

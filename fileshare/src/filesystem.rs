@@ -79,6 +79,11 @@ pub struct Attr {
     pub blksize: u32,
     /// The node is the root of another file system (FUSE_ATTR_SUBMOUNT).
     pub submount: bool,
+    /// Whoever asks is the owner: `uid` and `gid` are this caller's ([`crate::wire::ATTR_CALLER_OWNS`]).
+    pub caller_owns: bool,
+    /// For as long as these attributes are valid, the guest may open the file for reading, or the directory, without asking
+    /// ([`crate::wire::ATTR_LOCAL_OPEN`]).
+    pub local_open: bool,
 }
 
 /// An answer to `lookup` and to whatever makes a node (`struct fuse_entry_out`). Counts as one lookup of the node.

@@ -10,13 +10,15 @@ use rustix::fs::{Statx, StatxFlags, StatxTimestamp};
 use super::Passthrough;
 use super::discovery::kind;
 use super::mounts::Mount;
-use super::node::Node;
+use super::node::{Node, Watch};
 use super::ownership::{self, Record};
 use super::resolve::asker;
-use super::shares::Share;
 use super::sys;
 use crate::filesystem::{Attr, Context, Entry, NodeId, Result};
 use crate::wire::ROOT_ID;
+
+/// As good as for ever, and far from what overflows anywhere.
+const UNLIMITED: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Inode number of the directory that the shares are in; the host's never are so high.
 pub(super) const VIRTUAL_ROOT_INO: u64 = u64::MAX >> 1;
@@ -27,22 +29,58 @@ impl Passthrough {
         let st = sys::stat(&fd)?;
         let mount = self.mount_of(node)?;
         let record = self.record(node, &mount, &st, fd);
-        Ok(self.shown(ctx, &node.share, &mount, &st, &record, node.submount))
+        let last = self.attributes_last(node, &st, None);
+        Ok(self.shown(ctx, node, &mount, &st, &record, last))
     }
 
-    /// The same with what is known already.
+    /// Whether the guest may keep names in a directory for as long as it likes: it is told when they change.
+    pub(super) fn names_last(&self, parent: &Node) -> bool {
+        parent.watch() == Watch::Watched && self.watcher.get().is_some_and(|watcher| watcher.is_live())
+    }
+
+    /// The same for a node's attributes and contents. `parent` is the directory it was found in just now; without it, it is
+    /// the one it was found in before.
+    pub(super) fn attributes_last(&self, node: &Node, st: &Statx, parent: Option<&Node>) -> bool {
+        if node.is_dir() {
+            return self.names_last(node);
+        }
+        // What happens to it under another name is told to who watches there.
+        if st.stx_nlink != 1 || self.watcher.get().is_none() {
+            return false;
+        }
+        match parent {
+            Some(parent) => self.names_last(parent),
+            None => node.place().is_some_and(|place| self.names_last(&place.parent)),
+        }
+    }
+
+    /// How long the guest may keep what lasts, or else what does not.
+    pub(super) fn lifetime(&self, lasts: bool, otherwise: Duration) -> Duration {
+        if lasts { UNLIMITED } else { otherwise }
+    }
+
+    /// The same with what is known already; `lasts` as [`Passthrough::attributes_last`] says.
     pub(super) fn shown(
         &self,
         ctx: &Context,
-        share: &Share,
+        node: &Node,
         mount: &Mount,
         st: &Statx,
         record: &Record,
-        submount: bool,
+        lasts: bool,
     ) -> (Attr, Duration) {
         let asker = asker(ctx);
         let shown = ownership::show(u32::from(st.stx_mode), record, self.view(asker, st));
-        let cacheable = !shown.asker || share.viewers.cacheable(asker.0, self.now());
+        let marks = self.marks.load(Ordering::Relaxed);
+        // The guest's kernel shows it as each caller's by itself; what has only a user or only a group on record it cannot.
+        let caller_owns = marks && shown.asker && record.uid.is_none() && record.gid.is_none();
+        let cacheable = if marks {
+            !shown.asker || caller_owns
+        } else {
+            !shown.asker || node.share.viewers.cacheable(asker.0, self.now())
+        };
+        // An answer that depends on who asks is right for a moment only.
+        let lasts = lasts && (!shown.asker || caller_owns);
         let device = kind(st) == libc::S_IFCHR || kind(st) == libc::S_IFBLK;
         let attr = Attr {
             ino: mount.ino(st.stx_ino),
@@ -62,22 +100,22 @@ impl Passthrough {
                 0
             },
             blksize: st.stx_blksize,
-            submount: submount && self.submounts.load(Ordering::Relaxed),
+            submount: node.submount && self.submounts.load(Ordering::Relaxed),
+            caller_owns,
+            local_open: lasts && marks && (node.is_file() || node.is_dir()) && is_readable(st),
         };
-        (
-            attr,
-            if cacheable {
-                self.config.attr_timeout
-            } else {
-                Duration::ZERO
-            },
-        )
+        let timeout = if cacheable {
+            self.lifetime(lasts, self.config.attr_timeout)
+        } else {
+            Duration::ZERO
+        };
+        (attr, timeout)
     }
 
     /// The answer to a lookup of `node`, which has been counted; when this fails, it is no longer.
     pub(super) fn entry(&self, ctx: &Context, node: &Arc<Node>, fd: impl AsFd) -> Result<Entry> {
         match self.attr(ctx, node, fd) {
-            Ok((attr, attr_timeout)) => Ok(self.entry_of(node.id, attr, attr_timeout)),
+            Ok((attr, attr_timeout)) => Ok(self.entry_of(node.id, attr, attr_timeout, false)),
             Err(error) => {
                 self.drop_lookups(node.id, 1);
                 Err(error)
@@ -85,26 +123,15 @@ impl Passthrough {
         }
     }
 
-    pub(super) fn entry_of(&self, node: NodeId, attr: Attr, attr_timeout: Duration) -> Entry {
+    /// `lasts`: the name does.
+    pub(super) fn entry_of(&self, node: NodeId, attr: Attr, attr_timeout: Duration, lasts: bool) -> Entry {
         // Node ids are not used again, so there is one generation.
         Entry {
             node,
             generation: 0,
             attr,
             attr_timeout,
-            entry_timeout: self.config.entry_timeout,
-        }
-    }
-
-    /// "There is nothing, and this may be remembered."
-    pub(super) fn negative_entry(&self) -> Entry {
-        let attr = Attr::default();
-        Entry {
-            node: 0,
-            generation: 0,
-            attr,
-            attr_timeout: Duration::ZERO,
-            entry_timeout: self.config.negative_timeout,
+            entry_timeout: self.lifetime(lasts, self.config.entry_timeout),
         }
     }
 
@@ -120,8 +147,27 @@ impl Passthrough {
     }
 
     pub(super) fn virtual_root_entry(&self) -> Entry {
-        self.entry_of(ROOT_ID, self.virtual_root_attr(), self.config.attr_timeout)
+        self.entry_of(ROOT_ID, self.virtual_root_attr(), self.config.attr_timeout, false)
     }
+}
+
+/// "There is nothing, and this may be remembered for so long."
+pub(super) fn negative_entry(timeout: Duration) -> Entry {
+    Entry {
+        node: 0,
+        generation: 0,
+        attr: Attr::default(),
+        attr_timeout: Duration::ZERO,
+        entry_timeout: timeout,
+    }
+}
+
+/// Whether this process can open something for reading, by its permissions on the host. The guest opens by itself only what
+/// it would be permitted to open here.
+fn is_readable(st: &Statx) -> bool {
+    let mode = u32::from(st.stx_mode);
+    let user = rustix::process::geteuid();
+    user.is_root() || (st.stx_uid == user.as_raw() && mode & 0o400 != 0) || mode & 0o444 == 0o444
 }
 
 fn time(time: &StatxTimestamp) -> (i64, u32) {

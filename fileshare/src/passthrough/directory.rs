@@ -67,7 +67,8 @@ impl OpenDir {
     /// the directory ends.
     pub(super) fn read(&self, offset: u64, mut each: impl FnMut(RawEntry<'_>) -> bool) -> Result<()> {
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
-        if cursor.offset != offset {
+        // What is buffered of the start may be from before the reader came.
+        if cursor.offset != offset || offset == 0 {
             rustix::fs::seek(self.fd.as_fd(), SeekFrom::Start(offset))?;
             cursor.buffer.clear();
             cursor.start = 0;

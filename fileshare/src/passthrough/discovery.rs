@@ -10,7 +10,7 @@ use rustix::fs::{Statx, StatxFlags};
 use super::Passthrough;
 use super::exclusions::{OFF, Position, Step};
 use super::mounts::Mount;
-use super::node::{Identity, Node, Seed};
+use super::node::{Identity, Node, Place, Seed};
 use super::shares::Share;
 use super::sys;
 use crate::filesystem::{Errno, NodeId, Result};
@@ -126,11 +126,13 @@ impl Passthrough {
 
     /// Takes lookups back, and forgets what nobody needs any more.
     pub(super) fn drop_lookups(&self, id: NodeId, count: u64) {
-        self.store.forget(id, count, &mut |dead| self.node_died(dead));
+        self.store
+            .forget(id, count, &mut |dead, places| self.node_died(dead, places));
     }
 
     /// Lets go of what is kept for a node.
-    pub(super) fn node_died(&self, dead: &Node) {
+    pub(super) fn node_died(&self, dead: &Node, places: &[Place]) {
+        self.stop_watching(dead, places);
         self.paths.remove(&dead.id);
         self.transient_files.remove(&(dead.id, false));
         self.transient_files.remove(&(dead.id, true));

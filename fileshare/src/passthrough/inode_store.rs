@@ -5,10 +5,10 @@
 //! its own. Locks are taken in the order identity shard, id shard or node; never two nodes at once.
 
 use std::borrow::Borrow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use super::node::{Identity, Node, Pins, Place, Seed};
 use crate::filesystem::{Errno, NodeId, Result};
@@ -47,6 +47,9 @@ macro_rules! keyed {
 keyed!(ById, NodeId, id);
 keyed!(ByIdentity, Identity, identity);
 
+/// Nodes by hashes of their names.
+type NameShard = HashMap<u64, NodeId>;
+
 /// All nodes.
 #[derive(Debug)]
 pub(super) struct InodeStore {
@@ -55,6 +58,8 @@ pub(super) struct InodeStore {
     hasher: RandomState,
     next: AtomicU64,
     pins: Pins,
+    /// Nodes by a hash of directory and name, once somebody wants to know. What it says counts only when the node says so too.
+    by_name: OnceLock<Box<[Mutex<NameShard>]>>,
 }
 
 impl InodeStore {
@@ -66,6 +71,39 @@ impl InodeStore {
             hasher: RandomState::new(),
             next: AtomicU64::new(ROOT_ID + 1),
             pins: Pins::new(pinned),
+            by_name: OnceLock::new(),
+        }
+    }
+
+    /// From now on, nodes are found by their names too. To be called before there are any but permanent ones.
+    pub(super) fn index_names(&self) {
+        self.by_name
+            .get_or_init(|| (0..SHARDS).map(|_| Mutex::default()).collect());
+    }
+
+    /// The part of the index that has a name, and its key there.
+    fn name_slot(&self, parent: NodeId, name: &[u8]) -> Option<(MutexGuard<'_, NameShard>, u64)> {
+        let key = self.hasher.hash_one((parent, name));
+        let shard = &self.by_name.get()?[key as usize % SHARDS];
+        Some((shard.lock().unwrap_or_else(PoisonError::into_inner), key))
+    }
+
+    /// The node that the guest knows by a name, as far as names are indexed.
+    pub(super) fn named(&self, parent: NodeId, name: &[u8]) -> Option<Arc<Node>> {
+        let id = {
+            let (shard, key) = self.name_slot(parent, name)?;
+            *shard.get(&key)?
+        };
+        self.get(id).filter(|node| node.has_place(parent, name))
+    }
+
+    /// Takes a name out of the index, unless another node has it by now.
+    fn unname(&self, place: &Place) {
+        if self.named(place.parent.id, &place.name).is_some() {
+            return;
+        }
+        if let Some((mut shard, key)) = self.name_slot(place.parent.id, &place.name) {
+            shard.remove(&key);
         }
     }
 
@@ -162,6 +200,9 @@ impl InodeStore {
             parent: parent.clone(),
             name: name.into(),
         };
+        if let Some((mut shard, key)) = self.name_slot(parent.id, name) {
+            shard.insert(key, node.id);
+        }
         let gone = {
             let mut state = node.state();
             // Dead: forgotten meanwhile, and nobody would take the place back.
@@ -172,18 +213,18 @@ impl InodeStore {
                 state.put_place(place, only)
             }
         };
-        self.release(gone, &mut |_| {});
+        self.release(gone, &mut |_, _| {});
         Ok(())
     }
 
     /// Forgets that a node is there.
     pub(super) fn take_place(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &[u8]) {
         let gone = node.state().take_place(parent, name);
-        self.release(gone.into_iter().collect(), &mut |_| {});
+        self.release(gone.into_iter().collect(), &mut |_, _| {});
     }
 
     /// The guest drops `count` lookups. `dead` is told of each node that this was the end of.
-    pub(super) fn forget(&self, id: NodeId, count: u64, dead: &mut dyn FnMut(&Node)) {
+    pub(super) fn forget(&self, id: NodeId, count: u64, dead: &mut dyn FnMut(&Node, &[Place])) {
         let Some(node) = self.get(id) else { return };
         let mut state = node.state();
         state.lookups = state.lookups.saturating_sub(count);
@@ -193,7 +234,7 @@ impl InodeStore {
     }
 
     /// Takes a node out when nothing needs it any more. Returns the places it had.
-    fn reap(&self, node: &Arc<Node>, dead: &mut dyn FnMut(&Node)) -> Vec<Place> {
+    fn reap(&self, node: &Arc<Node>, dead: &mut dyn FnMut(&Node, &[Place])) -> Vec<Place> {
         let mut state = node.state();
         if node.permanent || state.dead || state.lookups > 0 || state.children > 0 {
             return Vec::new();
@@ -204,7 +245,7 @@ impl InodeStore {
         drop(state);
         drop(pinned);
         self.take_out(node);
-        dead(node);
+        dead(node, &places);
         places
     }
 
@@ -223,8 +264,9 @@ impl InodeStore {
     }
 
     /// Lets go of the parents of places that are no longer known, and of theirs if that was all that kept them.
-    fn release(&self, mut places: Vec<Place>, dead: &mut dyn FnMut(&Node)) {
+    fn release(&self, mut places: Vec<Place>, dead: &mut dyn FnMut(&Node, &[Place])) {
         while let Some(place) = places.pop() {
+            self.unname(&place);
             let mut state = place.parent.state();
             state.children = state.children.saturating_sub(1);
             drop(state);
@@ -233,7 +275,7 @@ impl InodeStore {
     }
 
     /// Forgets every node that `doomed` picks, whatever the guest holds.
-    pub(super) fn remove_all(&self, doomed: impl Fn(&Node) -> bool, dead: &mut dyn FnMut(&Node)) {
+    pub(super) fn remove_all(&self, doomed: impl Fn(&Node) -> bool, dead: &mut dyn FnMut(&Node, &[Place])) {
         for shard in &self.by_id {
             let picked: Vec<Arc<Node>> = {
                 let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
@@ -253,10 +295,19 @@ impl InodeStore {
                 drop(state);
                 drop(pinned);
                 self.take_out(&node);
-                dead(&node);
+                dead(&node, &places);
                 self.release(places, dead);
             }
         }
+    }
+
+    /// The ids of all nodes.
+    pub(super) fn all_ids(&self) -> Vec<NodeId> {
+        let ids = |shard: &RwLock<HashSet<ById>>| {
+            let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
+            shard.iter().map(|entry| entry.0.id).collect::<Vec<_>>()
+        };
+        self.by_id.iter().flat_map(ids).collect()
     }
 
     /// How many nodes there are.
@@ -271,6 +322,6 @@ impl Drop for InodeStore {
     /// One by one: dropped as they are, a node would drop its parent, and that its own, as deep as directories are
     /// nested.
     fn drop(&mut self) {
-        self.remove_all(|_| true, &mut |_| {});
+        self.remove_all(|_| true, &mut |_, _| {});
     }
 }

@@ -53,6 +53,7 @@
 
 mod attributes;
 mod calls;
+pub mod coherence;
 mod config;
 mod contents;
 mod directory;
@@ -90,6 +91,7 @@ pub use config::{CachePolicy, PassthroughConfig, ShareConfig, Unowned};
 
 use crate::filesystem::{Errno, NodeId};
 use crate::wire::ROOT_ID;
+use coherence::Watcher;
 use config::Budget;
 use directory::OpenDir;
 use fd_cache::FdCache;
@@ -123,6 +125,10 @@ pub struct Passthrough {
     transient_dirs: FdCache<NodeId, OpenDir>,
     locks: Locks,
     warnings: Mutex<BTreeSet<String>>,
+    /// Watches what the guest knows, when that is wanted.
+    watcher: OnceLock<Arc<Watcher>>,
+    /// The guest's kernel understands [`crate::wire::BERTH_ATTRS`].
+    marks: AtomicBool,
     /// The guest understands submounts.
     submounts: AtomicBool,
     /// Attributes depend on who asks, and are cached.
@@ -164,6 +170,8 @@ impl Passthrough {
             transient_dirs: FdCache::new(budget.transient),
             locks: Locks::new(budget.locks),
             warnings: Mutex::default(),
+            watcher: OnceLock::new(),
+            marks: AtomicBool::new(false),
             submounts: AtomicBool::new(false),
             asker_matters: config.unowned == Unowned::Asker && !config.attr_timeout.is_zero(),
             start: Instant::now(),
@@ -213,6 +221,7 @@ impl Passthrough {
                 handle: None,
             },
         );
+        self.start_watching(&root, &share.root);
         let path = share.path.clone();
         self.shares
             .add(id, Listed { share, root: root.id })
@@ -248,7 +257,17 @@ impl Passthrough {
         self.dirs.remove_all(&doomed);
         self.locks
             .remove_all(|id| self.store.get(id).is_none_or(|node| doomed(&node)));
-        self.store.remove_all(&doomed, &mut |dead| self.node_died(dead));
+        self.store
+            .remove_all(&doomed, &mut |dead, places| self.node_died(dead, places));
+    }
+
+    /// Watches the roots of the shares that are there.
+    fn watch_roots(&self) {
+        for (_, listed) in self.shares.all() {
+            if let Some(root) = self.store.get(listed.root) {
+                self.start_watching(&root, &listed.share.root);
+            }
+        }
     }
 
     /// What the user should know, such as that ownership cannot be kept somewhere. Each line once, in no particular

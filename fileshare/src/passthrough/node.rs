@@ -35,6 +35,26 @@ pub(super) enum Privileges {
     Some,
 }
 
+/// Whether the host's changes in a directory are told (see [`super::coherence`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Watch {
+    /// Nobody has asked for it yet.
+    Unasked,
+    Watched,
+    Refused,
+}
+
+impl Watch {
+    fn of(number: u8) -> Watch {
+        match number {
+            1 => Watch::Watched,
+            2 => Watch::Refused,
+            _ => Watch::Unasked,
+        }
+    }
+}
+
 /// A name in a directory.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
@@ -65,6 +85,7 @@ pub(super) struct Node {
     pub(super) submount: bool,
     privileges: AtomicU8,
     exclusion: AtomicU16,
+    watch: AtomicU8,
     /// What the contents were at the last open; see [`super::contents`].
     pub(super) contents: AtomicU64,
     /// The stamp of the last change at which there was no ownership record; see [`super::contents`].
@@ -124,6 +145,7 @@ impl Node {
             submount,
             privileges: AtomicU8::new(Privileges::Unknown as u8),
             exclusion: AtomicU16::new(exclusion),
+            watch: AtomicU8::new(Watch::Unasked as u8),
             contents: AtomicU64::new(0),
             unrecorded: AtomicU64::new(0),
             state: Mutex::new(State {
@@ -157,6 +179,15 @@ impl Node {
     /// Whether it is an ancestor of an exclusion.
     pub(super) fn holds_exclusions(&self) -> bool {
         self.exclusion() != OFF
+    }
+
+    pub(super) fn watch(&self) -> Watch {
+        Watch::of(self.watch.load(Ordering::Acquire))
+    }
+
+    /// Returns what it was before.
+    pub(super) fn set_watch(&self, watch: Watch) -> Watch {
+        Watch::of(self.watch.swap(watch as u8, Ordering::AcqRel))
     }
 
     pub(super) fn privileges(&self) -> Privileges {
@@ -194,6 +225,14 @@ impl Node {
             .chain(state.others.iter().flat_map(|others| others.iter()))
             .cloned()
             .collect()
+    }
+
+    /// Whether it is known to be at a name in the directory of that id.
+    pub(super) fn has_place(&self, parent: NodeId, name: &[u8]) -> bool {
+        let state = self.state();
+        let others = state.others.iter().flat_map(|others| others.iter());
+        let mut places = state.place.iter().chain(others);
+        places.any(|place| place.parent.id == parent && *place.name == *name)
     }
 
     /// The descriptor of a removed node.

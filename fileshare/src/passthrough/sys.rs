@@ -126,12 +126,16 @@ struct RawHandle {
 /// The handle of the name in a directory (not followed), or of the descriptor itself when the name is empty. EOPNOTSUPP
 /// where the file system has none.
 pub(super) fn file_handle(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<FileHandle> {
+    handle_with(fd, name, 0)
+}
+
+fn handle_with(fd: BorrowedFd<'_>, name: &CStr, flags: libc::c_int) -> io::Result<FileHandle> {
     let mut raw = RawHandle {
         header: [libc::MAX_HANDLE_SZ as u32, 0],
         bytes: [0; libc::MAX_HANDLE_SZ as usize],
     };
     let mut mount: libc::c_int = 0;
-    let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
+    let flags = flags | if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
     // SAFETY: `raw` is laid out as struct file_handle (two 32-bit numbers, then bytes) with the room its first field
     // says.
     let done = unsafe {
@@ -148,6 +152,26 @@ pub(super) fn file_handle(fd: BorrowedFd<'_>, name: &CStr) -> io::Result<FileHan
         .chain(&raw.bytes[..length])
         .copied()
         .collect())
+}
+
+/// The handle by which fanotify(7) names what `fd` refers to: also where handles cannot be opened (AT_HANDLE_FID of
+/// Linux 6.5).
+pub(super) fn event_handle(fd: BorrowedFd<'_>) -> io::Result<FileHandle> {
+    /// AT_HANDLE_FID of `linux/fcntl.h`.
+    const HANDLE_FID: libc::c_int = 0x200;
+    match file_handle(fd, c"") {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => handle_with(fd, c"", HANDLE_FID),
+        result => result,
+    }
+}
+
+/// The type of the file system that `fd` is on (its magic number) and its id (`f_fsid`).
+pub(super) fn file_system(fd: BorrowedFd<'_>) -> io::Result<(u64, [u8; 8])> {
+    let status = rustix::fs::fstatfs(fd)?;
+    // SAFETY: an Fsid is two 32-bit numbers, the kernel's `__kernel_fsid_t`, for which any bytes are a value; it lets nobody
+    // look at them.
+    let id = unsafe { std::mem::transmute::<rustix::fs::Fsid, [u8; 8]>(status.f_fsid) };
+    Ok((status.f_type as u64, id))
 }
 
 /// An O_PATH descriptor of what a handle names. EPERM without CAP_DAC_READ_SEARCH; ESTALE when it is gone.

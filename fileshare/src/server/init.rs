@@ -49,7 +49,8 @@ pub const NEGOTIABLE: u64 = wire::ASYNC_READ
     | wire::HANDLE_KILLPRIV_V2
     | wire::SETXATTR_EXT
     | wire::DIRECT_IO_ALLOW_MMAP
-    | wire::NO_EXPORT_SUPPORT;
+    | wire::NO_EXPORT_SUPPORT
+    | wire::BERTH_ATTRS;
 
 /// What becomes of an INIT.
 #[derive(Debug, PartialEq, Eq)]

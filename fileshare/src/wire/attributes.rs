@@ -1,7 +1,10 @@
 //! What a node looks like, and changing it.
 
 use super::codec::wire_struct;
-use super::flags::{ATTR_SUBMOUNT, STATX_BASIC_STATS, STATX_BTIME};
+use super::flags::{
+    ATTR_CALLER_OWNS, ATTR_LOCAL_OPEN, ATTR_SUBMOUNT, STATX_ATTR_CALLER_OWNS, STATX_ATTR_LOCAL_OPEN,
+    STATX_BASIC_STATS, STATX_BTIME,
+};
 use crate::filesystem::{Attr, Entry};
 
 wire_struct! {
@@ -241,6 +244,14 @@ pub fn device_numbers(rdev: u32) -> (u32, u32) {
     ((rdev & 0xfff00) >> 8, (rdev & 0xff) | ((rdev >> 12) & 0xfff00))
 }
 
+fn flag(on: bool, flag: u32) -> u32 {
+    if on { flag } else { 0 }
+}
+
+fn marked(on: bool, bit: u64) -> u64 {
+    if on { bit } else { 0 }
+}
+
 impl FuseAttr {
     /// `submounts`: whether the guest knows FUSE_ATTR_SUBMOUNT.
     pub fn new(attr: &Attr, submounts: bool) -> FuseAttr {
@@ -260,11 +271,9 @@ impl FuseAttr {
             gid: attr.gid,
             rdev: attr.rdev,
             blksize: attr.blksize,
-            flags: if attr.submount && submounts {
-                ATTR_SUBMOUNT
-            } else {
-                0
-            },
+            flags: flag(attr.submount && submounts, ATTR_SUBMOUNT)
+                | flag(attr.caller_owns, ATTR_CALLER_OWNS)
+                | flag(attr.local_open, ATTR_LOCAL_OPEN),
         }
     }
 }
@@ -309,6 +318,10 @@ impl StatxOut {
             attr_valid: timeout.as_secs(),
             attr_valid_nsec: timeout.subsec_nanos(),
             mask: STATX_BASIC_STATS | if attr.btime.is_some() { STATX_BTIME } else { 0 },
+            attributes: marked(attr.caller_owns, STATX_ATTR_CALLER_OWNS)
+                | marked(attr.local_open, STATX_ATTR_LOCAL_OPEN),
+            // Known either way. A kernel that does not know these bits does not look at them.
+            attributes_mask: STATX_ATTR_CALLER_OWNS | STATX_ATTR_LOCAL_OPEN,
             blksize: attr.blksize,
             nlink: attr.nlink,
             uid: attr.uid,

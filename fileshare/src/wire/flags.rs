@@ -81,6 +81,9 @@ pub const HAS_RESEND: u64 = 1 << 39;
 /// FUSE_ALLOW_IDMAP: idmapped mounts; most requests then come without ids.
 pub const ALLOW_IDMAP: u64 = 1 << 40;
 
+/// Of berth's own guest kernel (`kernel-config/patches`): [`ATTR_CALLER_OWNS`] and [`ATTR_LOCAL_OPEN`] are understood.
+pub const BERTH_ATTRS: u64 = 1 << 62;
+
 /// FOPEN_DIRECT_IO: past the page cache.
 pub const FOPEN_DIRECT_IO: u32 = 1 << 0;
 /// FOPEN_KEEP_CACHE: what is cached of the file stays.
@@ -127,6 +130,14 @@ pub const FATTR_KILL_SUIDGID: u32 = 1 << 11;
 pub const GETATTR_FH: u32 = 1 << 0;
 /// FUSE_ATTR_SUBMOUNT: the node is the root of another file system.
 pub const ATTR_SUBMOUNT: u32 = 1 << 0;
+/// FUSE_ATTR_CALLER_OWNS of berth's own guest kernel: the node belongs to whoever asks.
+pub const ATTR_CALLER_OWNS: u32 = 1 << 30;
+/// FUSE_ATTR_LOCAL_OPEN of berth's own guest kernel: opening for reading needs no OPEN while the attributes are valid.
+pub const ATTR_LOCAL_OPEN: u32 = 1 << 29;
+/// The same as [`ATTR_CALLER_OWNS`], in a `fuse_statx`.
+pub const STATX_ATTR_CALLER_OWNS: u64 = 1 << 62;
+/// The same as [`ATTR_LOCAL_OPEN`], in a `fuse_statx`.
+pub const STATX_ATTR_LOCAL_OPEN: u64 = 1 << 61;
 /// FUSE_OPEN_KILL_SUIDGID: opening drops setuid and setgid.
 pub const OPEN_KILL_SUIDGID: u32 = 1 << 0;
 /// FUSE_RELEASE_FLUSH.

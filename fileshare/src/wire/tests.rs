@@ -126,6 +126,8 @@ fn attributes_go_where_the_header_has_them() {
         rdev: 0x0120_0345,
         blksize: 16,
         submount: true,
+        caller_owns: false,
+        local_open: false,
     };
     let wire = FuseAttr::new(&attr, true).to_vec();
     let at = |offset: usize| u32::from_le_bytes(wire[offset..offset + 4].try_into().unwrap());

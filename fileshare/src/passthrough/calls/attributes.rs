@@ -59,6 +59,15 @@ impl Passthrough {
         self.attr(ctx, &node, target)
     }
 
+    /// The same for the agent that replays changes: of what the guest knows, at its place by now.
+    pub(in super::super) fn attributes_for_agent(
+        &self,
+        ctx: &Context,
+        node: NodeId,
+    ) -> Result<(Attr, Duration)> {
+        self.get_attributes(ctx, node, None)
+    }
+
     pub(super) fn set_attributes(
         &self,
         ctx: &Context,

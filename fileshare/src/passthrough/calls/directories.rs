@@ -172,7 +172,7 @@ impl Passthrough {
                 kind: libc::DT_DIR,
                 name: id.as_bytes(),
             };
-            let found = self.entry_of(root.id, attr, timeout);
+            let found = self.entry_of(root.id, attr, timeout, false);
             if !put(sink, Some(&found), attr.ino, libc::DT_DIR, &entry) {
                 return Ok(());
             }

@@ -163,8 +163,12 @@ impl Passthrough {
             // Nor has it capabilities: the first write need not look.
             node.presume_unprivileged();
         }
-        let (attr, timeout) = self.shown(ctx, &node.share, &found.mount, &found.st, &record, node.submount);
-        let entry = self.entry_of(node.id, attr, timeout);
+        if self.start_watching(&node, fd) {
+            found.st = sys::stat(fd)?;
+        }
+        let last = self.attributes_last(&node, &found.st, name.is_some().then_some(parent));
+        let (attr, timeout) = self.shown(ctx, &node, &found.mount, &found.st, &record, last);
+        let entry = self.entry_of(node.id, attr, timeout, self.names_last(parent));
         Ok((node, entry))
     }
 

@@ -16,7 +16,8 @@ use std::time::Duration;
 use super::Passthrough;
 use crate::buffers::{ReplyBuffer, RequestBuffer};
 use crate::filesystem::{
-    Attr, Context, DirSink, Entry, FileSystem, Handle, Interruption, Lock, NodeId, Opened, Result, SetAttr,
+    Attr, Context, DirSink, Entry, Errno, FileSystem, Handle, Interruption, Lock, NodeId, Opened, Result,
+    SetAttr,
 };
 
 impl FileSystem for Passthrough {
@@ -29,14 +30,24 @@ impl FileSystem for Passthrough {
     }
 
     fn lookup(&self, ctx: &Context, parent: NodeId, name: &CStr) -> Result<Entry> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.lookup(parent, name);
+        }
         self.look_up(ctx, parent, name)
     }
 
     fn lookup_self(&self, ctx: &Context, node: NodeId) -> Result<Entry> {
+        // What the guest does not know need not be replayed.
+        if self.for_agent(ctx).is_some() {
+            return Err(Errno(libc::ESTALE));
+        }
         self.look_up_self(ctx, node)
     }
 
     fn lookup_parent(&self, ctx: &Context, node: NodeId) -> Result<Entry> {
+        if self.for_agent(ctx).is_some() {
+            return Err(Errno(libc::ESTALE));
+        }
         self.look_up_parent(ctx, node)
     }
 
@@ -45,6 +56,9 @@ impl FileSystem for Passthrough {
     }
 
     fn getattr(&self, ctx: &Context, node: NodeId, handle: Option<Handle>) -> Result<(Attr, Duration)> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.getattr(node);
+        }
         self.get_attributes(ctx, node, handle)
     }
 
@@ -55,6 +69,9 @@ impl FileSystem for Passthrough {
         handle: Option<Handle>,
         set: &SetAttr,
     ) -> Result<(Attr, Duration)> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.setattr(node);
+        }
         self.set_attributes(ctx, node, handle, set)
     }
 
@@ -63,6 +80,9 @@ impl FileSystem for Passthrough {
     }
 
     fn symlink(&self, ctx: &Context, parent: NodeId, name: &CStr, target: &CStr) -> Result<Entry> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.make(parent, name, libc::S_IFLNK);
+        }
         self.make_symlink(ctx, parent, name, target)
     }
 
@@ -75,18 +95,30 @@ impl FileSystem for Passthrough {
         _rdev: u32,
         umask: u32,
     ) -> Result<Entry> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.make(parent, name, mode & libc::S_IFMT);
+        }
         self.make_node(ctx, parent, name, mode, umask)
     }
 
     fn mkdir(&self, ctx: &Context, parent: NodeId, name: &CStr, mode: u32, umask: u32) -> Result<Entry> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.make(parent, name, libc::S_IFDIR);
+        }
         self.make_directory(ctx, parent, name, mode, umask)
     }
 
     fn unlink(&self, ctx: &Context, parent: NodeId, name: &CStr) -> Result<()> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.remove(parent, name, false);
+        }
         self.remove(ctx, parent, name, false)
     }
 
     fn rmdir(&self, ctx: &Context, parent: NodeId, name: &CStr) -> Result<()> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.remove(parent, name, true);
+        }
         self.remove(ctx, parent, name, true)
     }
 
@@ -99,14 +131,21 @@ impl FileSystem for Passthrough {
         new_name: &CStr,
         flags: u32,
     ) -> Result<()> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.rename((parent, name), (new_parent, new_name));
+        }
         self.rename_node(ctx, (parent, name), (new_parent, new_name), flags)
     }
 
     fn link(&self, ctx: &Context, node: NodeId, new_parent: NodeId, new_name: &CStr) -> Result<Entry> {
+        self.not_for_agent(ctx)?;
         self.make_link(ctx, node, new_parent, new_name)
     }
 
     fn open(&self, ctx: &Context, node: NodeId, flags: u32, kill_suidgid: bool) -> Result<Opened> {
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.open();
+        }
         self.open_file(ctx, node, flags, kill_suidgid)
     }
 
@@ -120,6 +159,7 @@ impl FileSystem for Passthrough {
         umask: u32,
         kill_suidgid: bool,
     ) -> Result<(Entry, Opened)> {
+        self.not_for_agent(ctx)?;
         self.create_file(ctx, parent, name, mode & !umask, flags, kill_suidgid)
     }
 
@@ -131,6 +171,7 @@ impl FileSystem for Passthrough {
         flags: u32,
         umask: u32,
     ) -> Result<(Entry, Opened)> {
+        self.not_for_agent(ctx)?;
         self.create_unnamed(ctx, parent, mode & !umask, flags)
     }
 
@@ -148,7 +189,7 @@ impl FileSystem for Passthrough {
 
     fn write(
         &self,
-        _ctx: &Context,
+        ctx: &Context,
         node: NodeId,
         handle: Handle,
         offset: u64,
@@ -158,12 +199,16 @@ impl FileSystem for Passthrough {
         kill_suidgid: bool,
         flags: u32,
     ) -> Result<usize> {
+        self.not_for_agent(ctx)?;
         // What comes from the page cache has its place; only what a process appends right now has not.
         let append = flags & libc::O_APPEND as u32 != 0 && !delayed;
         self.write_file(node, handle, offset, size, from, append, kill_suidgid)
     }
 
     fn flush(&self, _ctx: &Context, node: NodeId, handle: Handle, lock_owner: u64) -> Result<()> {
+        if self.is_agents(handle) {
+            return Ok(());
+        }
         self.flush_file(node, handle, lock_owner)
     }
 
@@ -172,6 +217,9 @@ impl FileSystem for Passthrough {
     }
 
     fn release(&self, _ctx: &Context, node: NodeId, handle: Handle, flock_owner: Option<u64>) -> Result<()> {
+        if self.is_agents(handle) {
+            return Ok(());
+        }
         self.release_file(node, handle, flock_owner)
     }
 
@@ -207,6 +255,7 @@ impl FileSystem for Passthrough {
     }
 
     fn setxattr(&self, ctx: &Context, node: NodeId, name: &CStr, value: &[u8], flags: u32) -> Result<()> {
+        self.not_for_agent(ctx)?;
         self.set_xattr(ctx, node, name, value, flags)
     }
 
@@ -219,6 +268,7 @@ impl FileSystem for Passthrough {
     }
 
     fn removexattr(&self, ctx: &Context, node: NodeId, name: &CStr) -> Result<()> {
+        self.not_for_agent(ctx)?;
         self.remove_xattr(ctx, node, name)
     }
 
@@ -256,6 +306,7 @@ impl FileSystem for Passthrough {
         offset: u64,
         length: u64,
     ) -> Result<()> {
+        self.not_for_agent(ctx)?;
         self.allocate(ctx, node, handle, mode, offset, length)
     }
 
@@ -267,6 +318,7 @@ impl FileSystem for Passthrough {
         length: u64,
         flags: u64,
     ) -> Result<usize> {
+        self.not_for_agent(ctx)?;
         self.copy_range(ctx, from, to, length, flags)
     }
 }

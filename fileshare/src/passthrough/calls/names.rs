@@ -3,10 +3,12 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, RenameFlags, Statx};
 
 use super::super::Passthrough;
+use super::super::attributes::negative_entry;
 use super::super::discovery::{is_hidden_alias, kind};
 use super::super::exclusions::OFF;
 use super::super::node::Node;
@@ -26,14 +28,19 @@ struct Victim {
 impl Passthrough {
     pub(super) fn look_up(&self, ctx: &Context, parent: NodeId, name: &CStr) -> Result<Entry> {
         check_name(name)?;
-        let found = if self.is_virtual_root(parent) {
-            self.look_up_share(ctx, name)
-        } else {
-            self.node_for(ctx, parent)
-                .and_then(|parent| self.look_up_in(ctx, &parent, name))
-        };
+        if self.is_virtual_root(parent) {
+            return self.or_negative(self.look_up_share(ctx, name), self.config.negative_timeout);
+        }
+        let parent = self.node_for(ctx, parent)?;
+        let found = self.look_up_in(ctx, &parent, name);
+        let timeout = self.lifetime(self.names_last(&parent), self.config.negative_timeout);
+        self.or_negative(found, timeout)
+    }
+
+    /// With an answer in place of ENOENT where it may be remembered that there is nothing.
+    fn or_negative(&self, found: Result<Entry>, timeout: Duration) -> Result<Entry> {
         match found {
-            Err(Errno(libc::ENOENT)) if !self.config.negative_timeout.is_zero() => Ok(self.negative_entry()),
+            Err(Errno(libc::ENOENT)) if !timeout.is_zero() => Ok(negative_entry(timeout)),
             found => found,
         }
     }
@@ -42,19 +49,28 @@ impl Passthrough {
         let listed = self.shares.get(name.to_bytes()).ok_or(Errno(libc::ENOENT))?;
         let root = self.node_for(ctx, listed.root)?;
         let (attr, timeout) = self.attr(ctx, &root, &root.share.root)?;
-        Ok(self.entry_of(root.id, attr, timeout))
+        Ok(self.entry_of(root.id, attr, timeout, false))
     }
 
-    pub(super) fn look_up_in(&self, ctx: &Context, parent: &Arc<Node>, name: &CStr) -> Result<Entry> {
+    pub(in super::super) fn look_up_in(
+        &self,
+        ctx: &Context,
+        parent: &Arc<Node>,
+        name: &CStr,
+    ) -> Result<Entry> {
         if !parent.is_dir() {
             return Err(Errno(libc::ENOTDIR));
         }
-        let found = self.find(parent, name)?;
+        let mut found = self.find(parent, name)?;
         let node = self.know(parent, name, &found)?;
+        if self.start_watching(&node, &found.fd) {
+            found.st = sys::stat(&found.fd)?;
+        }
         let record = self.record(&node, &found.mount, &found.st, &found.fd);
-        let (attr, timeout) = self.shown(ctx, &node.share, &found.mount, &found.st, &record, node.submount);
+        let last = self.attributes_last(&node, &found.st, Some(parent));
+        let (attr, timeout) = self.shown(ctx, &node, &found.mount, &found.st, &record, last);
         self.paths.insert(node.id, Arc::new(found.fd));
-        Ok(self.entry_of(node.id, attr, timeout))
+        Ok(self.entry_of(node.id, attr, timeout, self.names_last(parent)))
     }
 
     pub(super) fn look_up_self(&self, ctx: &Context, id: NodeId) -> Result<Entry> {

@@ -31,7 +31,11 @@ impl Passthrough {
             CachePolicy::Never => wanted |= wire::DIRECT_IO_ALLOW_MMAP,
             CachePolicy::Auto | CachePolicy::Always => wanted |= wire::AUTO_INVAL_DATA,
         }
+        if self.watcher.get().is_some() {
+            wanted |= wire::BERTH_ATTRS;
+        }
         let on = wanted & offered;
+        self.marks.store(on & wire::BERTH_ATTRS != 0, Ordering::Relaxed);
         self.submounts.store(on & wire::SUBMOUNTS != 0, Ordering::Relaxed);
         on
     }

@@ -1,0 +1,283 @@
+//! The thread that reads events, has them replayed, and says when that is done.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::super::Passthrough;
+use super::action::{Action, Agent, Numbered};
+use super::fanotify::Event;
+use super::report::Change;
+use super::translate::Translator;
+use super::{NotCoherent, Reached, Watcher};
+
+/// Bytes of events read at once: a few hundred.
+const BUFFER: usize = 64 * 1024;
+/// Actions given to the agent at once. More would only make the first of them wait.
+const BATCH: usize = 128;
+/// Numbers of actions are group ids: they stay clear of those that mean "none".
+const LAST_NUMBER: u32 = 0x7fff_ffff;
+/// As many events as a queue holds are read before a barrier at most (`fs.fanotify.max_queued_events`): more came after it.
+const QUEUE: usize = 16_384;
+
+pub(super) struct Pump {
+    fs: Arc<Passthrough>,
+    watcher: Arc<Watcher>,
+    agent: Option<Box<dyn Agent>>,
+    /// The guest may have in its caches what is no longer so.
+    stale: bool,
+    number: u32,
+    buffer: Vec<u8>,
+    translator: Translator,
+}
+
+impl Pump {
+    pub(super) fn new(fs: Arc<Passthrough>, watcher: Arc<Watcher>) -> Pump {
+        Pump {
+            fs,
+            watcher,
+            agent: None,
+            stale: false,
+            number: 0,
+            buffer: vec![0; BUFFER],
+            translator: Translator::default(),
+        }
+    }
+
+    /// Works until it is told to stop.
+    pub(super) fn run(mut self) {
+        loop {
+            let watcher = self.watcher.clone();
+            let group = watcher.watches.group.as_fd();
+            let mut both = [
+                PollFd::from_borrowed_fd(group, PollFlags::IN),
+                PollFd::from_borrowed_fd(watcher.wake.as_fd(), PollFlags::IN),
+            ];
+            match poll(&mut both, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "changes on the host can no longer be waited for");
+                    self.lose();
+                    return;
+                }
+            }
+            let mut count = [0; 8];
+            // Nothing to be read says that there are no requests.
+            let _ = rustix::io::read(&watcher.wake, &mut count);
+            let (stop, agent, barriers) = {
+                let mut requests = watcher.requests();
+                let barriers = std::mem::take(&mut requests.barriers);
+                (requests.stop, requests.agent.take(), barriers)
+            };
+            if stop {
+                watcher.live.store(false, Ordering::Release);
+                reach(barriers, Err(NotCoherent));
+                return;
+            }
+            if let Some(agent) = agent {
+                // What the one before had not done is not done.
+                self.stale |= self.agent.replace(agent).is_some();
+                if !self.stale {
+                    watcher.live.store(true, Ordering::Release);
+                }
+            }
+            self.drain();
+            if self.stale && self.agent.is_some() {
+                self.invalidate();
+            }
+            let reached = if watcher.is_live() {
+                Ok(())
+            } else {
+                Err(NotCoherent)
+            };
+            reach(barriers, reached);
+        }
+    }
+
+    /// Reads and replays all that is there.
+    fn drain(&mut self) {
+        let mut events = Vec::new();
+        let mut count = 0;
+        loop {
+            events.clear();
+            let more = self.watcher.watches.group.read(&mut self.buffer, &mut events);
+            let read = Instant::now();
+            match more {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!(%error, "events of the host cannot be read");
+                    self.stale = true;
+                    return;
+                }
+            }
+            count += events.len();
+            self.replay(&events, read);
+            if count > QUEUE {
+                // The rest is for the next round, for which there is a poll already.
+                return;
+            }
+        }
+    }
+
+    fn replay(&mut self, events: &[Event], read: Instant) {
+        let counts = &self.watcher.counts;
+        if events.iter().any(Event::is_overflow) {
+            tracing::warn!(
+                "more changed on the host than could be told; the guest forgets what it has cached"
+            );
+            counts.overflows.fetch_add(1, Ordering::Relaxed);
+            self.stale = true;
+        }
+        if self.stale || self.agent.is_none() {
+            // A guest that will forget everything need not be told.
+            let others = events.iter().filter(|event| event.pid != own_pid()).count() as u64;
+            counts.seen.fetch_add(others, Ordering::Relaxed);
+            counts.dropped.fetch_add(others, Ordering::Relaxed);
+            return;
+        }
+        let mut actions = Vec::new();
+        let sums = self.translator.translate(&self.fs, events, &mut actions);
+        counts.seen.fetch_add(sums.seen, Ordering::Relaxed);
+        counts.dropped.fetch_add(sums.dropped, Ordering::Relaxed);
+        counts.coalesced.fetch_add(sums.coalesced, Ordering::Relaxed);
+        for batch in actions.chunks(BATCH) {
+            if !self.perform(batch, read) {
+                return;
+            }
+        }
+    }
+
+    /// Has actions performed. False when the guest is to forget everything instead.
+    fn perform(&mut self, actions: &[Action], read: Instant) -> bool {
+        let Some(agent) = &mut self.agent else {
+            return false;
+        };
+        let batch: Vec<Numbered> = actions
+            .iter()
+            .map(|action| {
+                self.number = if self.number >= LAST_NUMBER {
+                    1
+                } else {
+                    self.number + 1
+                };
+                Numbered {
+                    number: self.number,
+                    action: action.clone(),
+                }
+            })
+            .collect();
+        self.watcher.board.arm(&batch);
+        let result = agent.perform(&batch);
+        self.watcher.board.arm(&[]);
+        let errors = match result {
+            Ok(errors) if errors.len() == batch.len() => errors,
+            Ok(errors) => {
+                tracing::error!(
+                    "the agent in the guest answered {} actions of {}",
+                    errors.len(),
+                    batch.len()
+                );
+                self.lose();
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the agent in the guest is lost; the guest caches for a second at most until there is another");
+                self.lose();
+                return false;
+            }
+        };
+        let count = errors.len() as u64;
+        self.watcher.counts.replayed.fetch_add(count, Ordering::Relaxed);
+        self.report(&batch, &errors, read);
+        for (Numbered { action, .. }, error) in batch.iter().zip(&errors) {
+            if !is_expected(*error) {
+                tracing::warn!(
+                    error,
+                    ?action,
+                    "a change could not be replayed; the guest forgets what it has cached"
+                );
+                self.stale = true;
+            }
+        }
+        !self.stale
+    }
+
+    /// Makes the guest forget all it has cached.
+    fn invalidate(&mut self) {
+        self.watcher.live.store(false, Ordering::Release);
+        self.watcher.counts.invalidations.fetch_add(1, Ordering::Relaxed);
+        let begun = Instant::now();
+        // From here on what fails is stale again.
+        self.stale = false;
+        if !self.perform(&[Action::DropCaches], begun) {
+            return;
+        }
+        // Those in use stay known: what is open, a working directory. Nearly all others are being forgotten.
+        for nodes in self.fs.store.all_ids().chunks(BATCH) {
+            let still = nodes.iter().filter(|node| self.fs.store.get(**node).is_some());
+            let actions: Vec<Action> = still.map(|node| Action::Refresh { node: *node }).collect();
+            if !actions.is_empty() && !self.perform(&actions, begun) {
+                return;
+            }
+        }
+        tracing::info!("the guest has forgotten what it had cached");
+        self.watcher.live.store(true, Ordering::Release);
+    }
+
+    /// There is no agent any more.
+    fn lose(&mut self) {
+        self.watcher.live.store(false, Ordering::Release);
+        self.agent = None;
+        self.stale = true;
+        let lost = self.watcher.requests().lost.clone();
+        if let Some(lost) = lost {
+            lost();
+        }
+    }
+
+    /// Tells those who watch.
+    fn report(&self, batch: &[Numbered], errors: &[i32], read: Instant) {
+        let mut requests = self.watcher.requests();
+        if requests.subscribers.is_empty() {
+            return;
+        }
+        let latency = read.elapsed();
+        let changes: Vec<Change> = batch
+            .iter()
+            .zip(errors)
+            .flat_map(|(numbered, error)| self.fs.describe(&numbered.action, latency, *error))
+            .collect();
+        // One that is full misses some; one that is gone is forgotten.
+        requests.subscribers.retain(|subscriber| {
+            changes.iter().all(|change| {
+                !matches!(
+                    subscriber.try_send(change.clone()),
+                    Err(std::sync::mpsc::TrySendError::Disconnected(_))
+                )
+            })
+        });
+    }
+}
+
+/// Whether the guest is right all the same: what it does not know needs no change, and what it has is what it was to get.
+fn is_expected(error: i32) -> bool {
+    matches!(
+        error,
+        0 | libc::ENOENT | libc::EEXIST | libc::ESTALE | libc::ENOTDIR | libc::EISDIR | libc::ENOTEMPTY
+    )
+}
+
+/// This process, as events name it.
+pub(super) fn own_pid() -> i32 {
+    std::process::id() as i32
+}
+
+fn reach(barriers: Vec<Reached>, result: Result<(), NotCoherent>) {
+    for reached in barriers {
+        reached(result);
+    }
+}

@@ -1,0 +1,522 @@
+//! A share that is watched, with an agent that plays the guest's requests.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::*;
+use crate::filesystem::{Context, Entry, Errno, FileSystem, NodeId, SetAttr, SetTime};
+use crate::passthrough::{CachePolicy, PassthroughConfig, ShareConfig};
+use crate::wire::ROOT_ID;
+
+const AGENT: u32 = 0xffb3_27e1;
+const ROOT: Context = Context {
+    uid: 0,
+    gid: 0,
+    pid: 1,
+};
+
+/// What the agent has done: every action, and what its requests were answered.
+type Log = Arc<Mutex<Vec<(Action, i32)>>>;
+
+struct World {
+    dir: tempfile::TempDir,
+    fs: Arc<Passthrough>,
+    coherence: Coherence,
+    log: Log,
+    lost: Receiver<()>,
+}
+
+/// Performs actions as the guest's kernel would for an agent that has nothing cached.
+struct Guest {
+    fs: Arc<Passthrough>,
+    log: Log,
+    /// From then on the connection is broken.
+    broken: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Agent for Guest {
+    fn perform(&mut self, batch: &[Numbered]) -> io::Result<Vec<i32>> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(batch
+            .iter()
+            .map(|numbered| {
+                let error = match self.act(numbered) {
+                    Ok(()) => 0,
+                    Err(Errno(error)) => error,
+                };
+                self.log.lock().unwrap().push((numbered.action.clone(), error));
+                error
+            })
+            .collect())
+    }
+}
+
+fn c(name: &[u8]) -> CString {
+    CString::new(name).unwrap()
+}
+
+impl Guest {
+    fn act(&self, Numbered { number, action }: &Numbered) -> Result<(), Errno> {
+        let ctx = Context {
+            uid: AGENT,
+            gid: *number,
+            pid: 7,
+        };
+        let fs = &*self.fs;
+        match action {
+            Action::Make {
+                parent, name, what, ..
+            } => {
+                let name = c(name);
+                assert_eq!(
+                    fs.lookup(&ctx, *parent, &name),
+                    Err(Errno(libc::ENOENT)),
+                    "hidden"
+                );
+                let made = match what {
+                    What::Directory => fs.mkdir(&ctx, *parent, &name, 0o700, 0),
+                    What::Symlink { target } => fs.symlink(&ctx, *parent, &name, &c(target)),
+                    _ => fs.mknod(&ctx, *parent, &name, kind(what), 0, 0),
+                }?;
+                assert_eq!(made.attr.mode & libc::S_IFMT, kind(what));
+            }
+            Action::Remove {
+                parent,
+                name,
+                directory,
+            } => {
+                fs.lookup(&ctx, *parent, &c(name))?;
+                if *directory {
+                    fs.rmdir(&ctx, *parent, &c(name))?;
+                } else {
+                    fs.unlink(&ctx, *parent, &c(name))?;
+                }
+            }
+            Action::Rename {
+                from,
+                name,
+                to,
+                new_name,
+                ..
+            } => {
+                let at = |id: NodeId| match id {
+                    STAGING_PARENT => fs.lookup(&ctx, ROOT_ID, &c(STAGING.as_bytes())).unwrap().node,
+                    id => id,
+                };
+                fs.lookup(&ctx, at(*from), &c(name))?;
+                fs.rename(&ctx, at(*from), &c(name), at(*to), &c(new_name), 0)?;
+            }
+            Action::Touch { parent, name, .. } => {
+                let node = match name {
+                    Some(name) => fs.lookup(&ctx, *parent, &c(name))?.node,
+                    None => *parent,
+                };
+                let set = SetAttr {
+                    mtime: Some(SetTime::At(1, 0)),
+                    ..SetAttr::default()
+                };
+                let (before, timeout) = fs.setattr(&ctx, node, None, &set)?;
+                let (after, _) = fs.getattr(&ctx, node, None)?;
+                if let Action::Touch { modified: true, .. } = action
+                    && after.nlink > 0
+                    && node < 1 << 62
+                {
+                    assert_ne!(
+                        before.mtime, after.mtime,
+                        "the guest sees that something has changed"
+                    );
+                    assert_eq!(timeout, Duration::ZERO);
+                }
+            }
+            Action::Refresh { node } => {
+                let (first, _) = fs.getattr(&ctx, *node, None)?;
+                let (second, _) = fs.getattr(&ctx, *node, None)?;
+                assert_ne!(first.mtime, second.mtime);
+            }
+            Action::DropCaches => {}
+        }
+        Ok(())
+    }
+}
+
+fn kind(what: &What) -> u32 {
+    match what {
+        What::File => libc::S_IFREG,
+        What::Directory => libc::S_IFDIR,
+        What::Fifo => libc::S_IFIFO,
+        What::Socket => libc::S_IFSOCK,
+        What::Symlink { .. } => libc::S_IFLNK,
+    }
+}
+
+impl World {
+    /// Without an agent.
+    fn alone() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let config = PassthroughConfig::with_cache(CachePolicy::Auto);
+        let fs = Arc::new(Passthrough::single(ShareConfig::new(dir.path()), config).unwrap());
+        let coherence = Coherence::start(&fs, AGENT).unwrap();
+        let (sender, lost) = channel();
+        coherence.on_lost(Box::new(move || sender.send(()).unwrap()));
+        fs.init(u64::MAX);
+        World {
+            dir,
+            fs,
+            coherence,
+            log: Log::default(),
+            lost,
+        }
+    }
+
+    fn new() -> World {
+        let world = World::alone();
+        world.connect();
+        world.sync().unwrap();
+        world
+    }
+
+    /// Returns what breaks the connection.
+    fn connect(&self) -> Arc<std::sync::atomic::AtomicBool> {
+        let broken = Arc::default();
+        self.coherence.connect(Box::new(Guest {
+            fs: self.fs.clone(),
+            log: self.log.clone(),
+            broken: Arc::clone(&broken),
+        }));
+        broken
+    }
+
+    fn sync(&self) -> Result<(), NotCoherent> {
+        let (sender, reached): (Sender<_>, _) = channel();
+        self.coherence
+            .barrier(Box::new(move |result| sender.send(result).unwrap()));
+        reached.recv().unwrap()
+    }
+
+    /// Another process changes the host; then what the agent did.
+    fn after(&self, script: &str) -> Vec<Action> {
+        self.log.lock().unwrap().clear();
+        self.host(script);
+        self.sync().unwrap();
+        let log = self.log.lock().unwrap();
+        log.iter()
+            .map(|(action, error)| {
+                assert_eq!(*error, 0, "{action:?}");
+                action.clone()
+            })
+            .collect()
+    }
+
+    fn host(&self, script: &str) {
+        let status = Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(&self.dir)
+            .status();
+        assert!(status.unwrap().success(), "{script}");
+    }
+
+    fn look(&self, parent: NodeId, name: &CStr) -> Entry {
+        self.fs.lookup(&ROOT, parent, name).unwrap()
+    }
+}
+
+/// The names of actions, for comparing.
+fn words(actions: &[Action]) -> Vec<String> {
+    let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+    actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Make { name, what, .. } => Some(format!("make {} {what:?}", text(name))),
+            Action::Remove { name, .. } => Some(format!("remove {}", text(name))),
+            Action::Rename {
+                from,
+                name,
+                to,
+                new_name,
+                ..
+            } => Some(match (*from, *to) {
+                (STAGING_PARENT, _) => format!("in {}", text(new_name)),
+                (_, STAGING_PARENT) => format!("out {}", text(name)),
+                _ => format!("rename {} {}", text(name), text(new_name)),
+            }),
+            Action::Touch {
+                name,
+                open,
+                modified,
+                attributes,
+                ..
+            } => {
+                let flag = |on: bool, letter: &'static str| if on { letter } else { "" };
+                let name = name.as_deref().map_or(".".into(), text);
+                let (open, modified) = (flag(*open, "w"), flag(*modified, "m"));
+                Some(format!("touch {name} {modified}{}{open}", flag(*attributes, "a")))
+            }
+            Action::Refresh { .. } => None,
+            Action::DropCaches => Some("drop".into()),
+        })
+        .collect()
+}
+
+#[test]
+fn what_another_process_does_is_replayed_in_its_order() {
+    let world = World::new();
+    let done = words(&world.after("echo x > f; chmod 600 f; mv f g; ln -s g l; mkdir d; rm g"));
+    // The file was gone before the events were read, or was not: its life is the same.
+    let of_file: Vec<_> = done
+        .iter()
+        .filter(|word| !word.contains(" d") && !word.contains(" l "))
+        .collect();
+    assert_eq!(of_file.first().unwrap().as_str(), "make f File");
+    assert!(
+        of_file
+            .iter()
+            .any(|word| word.starts_with("touch f") && word.contains('m')),
+        "{done:?}"
+    );
+    assert!(
+        of_file
+            .iter()
+            .any(|word| word.starts_with("touch f") && word.ends_with('w')),
+        "{done:?}"
+    );
+    assert!(of_file.contains(&&"rename f g".to_owned()), "{done:?}");
+    assert_eq!(of_file.last().unwrap().as_str(), "remove g");
+    let symlink = What::Symlink {
+        target: b"g"[..].into(),
+    };
+    assert!(done.contains(&format!("make l {symlink:?}")), "{done:?}");
+    assert!(done.contains(&"make d Directory".to_owned()), "{done:?}");
+}
+
+#[test]
+fn what_the_guest_does_itself_is_not_replayed() {
+    let world = World::new();
+    let (entry, opened) = world
+        .fs
+        .create(&ROOT, ROOT_ID, c"mine", 0o644, libc::O_RDWR as u32, 0, false)
+        .unwrap();
+    world.fs.release(&ROOT, entry.node, opened.handle, None).unwrap();
+    world.fs.mkdir(&ROOT, ROOT_ID, c"dir", 0o755, 0).unwrap();
+    world.fs.unlink(&ROOT, ROOT_ID, c"mine").unwrap();
+    world.sync().unwrap();
+    assert_eq!(world.log.lock().unwrap().len(), 0);
+    assert_eq!(world.coherence.figures().seen, 0);
+}
+
+#[test]
+fn the_guest_may_cache_without_limit_what_is_watched_while_there_is_an_agent() {
+    let world = World::alone();
+    world.host("mkdir d; echo x > d/f; echo y > d/two; ln d/two d/links");
+    let second = Duration::from_secs(1);
+    let dir = world.look(ROOT_ID, c"d");
+    assert_eq!((dir.entry_timeout, dir.attr_timeout), (second, second));
+    assert_eq!(world.sync(), Err(NotCoherent));
+
+    let broken = world.connect();
+    world.sync().unwrap();
+    let dir = world.look(ROOT_ID, c"d");
+    assert!(dir.entry_timeout > 1000 * second && dir.attr_timeout > 1000 * second);
+    assert!(dir.attr.local_open && dir.attr.caller_owns);
+    let file = world.look(dir.node, c"f");
+    assert!(file.entry_timeout > 1000 * second && file.attr_timeout > 1000 * second);
+    let nothing = world.look(dir.node, c"nothing");
+    assert_eq!(nothing.node, 0);
+    assert!(nothing.entry_timeout > 1000 * second);
+    // Another name of it may be anywhere.
+    let linked = world.look(dir.node, c"links");
+    assert!(linked.entry_timeout > 1000 * second);
+    assert_eq!(linked.attr_timeout, second);
+    assert!(!linked.attr.local_open);
+
+    broken.store(true, Ordering::Relaxed);
+    world.host("echo z > d/f");
+    assert_eq!(world.sync(), Err(NotCoherent));
+    world.lost.recv().unwrap();
+    let file = world.look(dir.node, c"f");
+    assert_eq!((file.entry_timeout, file.attr_timeout), (second, second));
+
+    // The next one makes the guest forget first.
+    world.connect();
+    world.sync().unwrap();
+    let done: Vec<Action> = world
+        .log
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(action, _)| action.clone())
+        .collect();
+    assert_eq!(done[0], Action::DropCaches);
+    assert!(done.contains(&Action::Refresh { node: file.node }), "{done:?}");
+    assert!(world.look(dir.node, c"f").attr_timeout > 1000 * second);
+    assert_eq!(world.coherence.figures().invalidations, 1);
+}
+
+#[test]
+fn a_new_file_is_what_it_is_on_the_host_and_nothing_is_done_there() {
+    let world = World::new();
+    world.after("echo hello > f");
+    let host = std::fs::metadata(world.dir.path().join("f")).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    let entry = world.look(ROOT_ID, c"f");
+    assert_eq!(entry.attr.size, 6);
+    assert_eq!(
+        entry.attr.mtime,
+        (host.mtime(), host.mtime_nsec() as u32),
+        "not the agent's time"
+    );
+}
+
+#[test]
+fn a_moved_file_is_found_at_its_new_place_without_a_lookup() {
+    let world = World::new();
+    world.host("mkdir a b; echo one > a/f");
+    world.sync().unwrap();
+    let (a, b) = (world.look(ROOT_ID, c"a"), world.look(ROOT_ID, c"b"));
+    let file = world.look(a.node, c"f");
+    let done = world.after("mv a/f b/g");
+    assert_eq!(words(&done), ["rename f g"]);
+    world.fs.close_cached();
+    let (attr, _) = world.fs.getattr(&ROOT, file.node, None).unwrap();
+    assert_eq!(attr.size, 4);
+    assert_eq!(world.look(b.node, c"g").node, file.node);
+}
+
+#[test]
+fn what_a_rename_replaces_is_what_the_guest_knew() {
+    let world = World::alone();
+    world.host("echo old > f");
+    let broken = world.connect();
+    world.sync().unwrap();
+    let old = world.look(ROOT_ID, c"f");
+    let root = world.fs.store.get(ROOT_ID).unwrap();
+    assert_eq!(world.fs.store.named(ROOT_ID, b"f").unwrap().id, old.node);
+    let batch = [Numbered {
+        number: 9,
+        action: Action::Rename {
+            from: ROOT_ID,
+            name: b"new"[..].into(),
+            to: ROOT_ID,
+            new_name: b"f"[..].into(),
+            exchange: false,
+        },
+    }];
+    // Not told to the guest, so that its picture is the one from before.
+    broken.store(true, Ordering::Relaxed);
+    world.host("echo longer > new; mv new f");
+    world.lost.recv().unwrap();
+    world.coherence.running.watcher.board.arm(&batch);
+    let agent = Context {
+        uid: AGENT,
+        gid: 9,
+        pid: 1,
+    };
+    let source = world.fs.lookup(&agent, ROOT_ID, c"new").unwrap();
+    assert_eq!(source.attr.size, 7, "it is where it came to");
+    let target = world.fs.lookup(&agent, ROOT_ID, c"f").unwrap();
+    assert_eq!((target.node, target.attr.size), (old.node, 4));
+    world
+        .fs
+        .rename(&agent, ROOT_ID, c"new", ROOT_ID, c"f", 0)
+        .unwrap();
+    assert_eq!(world.fs.store.named(root.id, b"f").unwrap().id, source.node);
+}
+
+#[test]
+fn what_comes_from_or_goes_to_where_the_guest_has_not_been_passes_through_the_staging_directory() {
+    let world = World::alone();
+    world.host("mkdir known unknown; echo x > unknown/f");
+    world.sync().unwrap_err();
+    world.connect();
+    world.sync().unwrap();
+    world.look(ROOT_ID, c"known");
+    assert_eq!(words(&world.after("mv unknown/f known/f")), ["in f"]);
+    assert_eq!(words(&world.after("mv known/f unknown/g")), ["out f"]);
+}
+
+#[test]
+fn a_forgotten_directory_is_no_longer_watched() {
+    let world = World::new();
+    world.host("mkdir d");
+    world.sync().unwrap();
+    let dir = world.look(ROOT_ID, c"d");
+    assert_eq!(world.coherence.figures().watched, 2);
+    world.fs.close_cached();
+    world.fs.forget(dir.node, 100);
+    assert_eq!(world.coherence.figures().watched, 1);
+    assert_eq!(words(&world.after("touch d/f")), Vec::<String>::new());
+    assert_eq!(world.coherence.figures().dropped, 0, "not even told");
+}
+
+#[test]
+fn the_agent_may_do_nothing_but_its_actions() {
+    let world = World::new();
+    world.host("echo x > f");
+    world.sync().unwrap();
+    let file = world.look(ROOT_ID, c"f");
+    for number in [0, 1, 77] {
+        let ctx = Context {
+            uid: AGENT,
+            gid: number,
+            pid: 1,
+        };
+        let refused = Errno(libc::EPERM);
+        let fs = &*world.fs;
+        assert_eq!(fs.unlink(&ctx, ROOT_ID, c"f"), Err(refused));
+        assert_eq!(fs.mkdir(&ctx, ROOT_ID, c"d", 0o755, 0), Err(refused));
+        assert_eq!(fs.open(&ctx, file.node, libc::O_RDWR as u32, false), Err(refused));
+        assert_eq!(
+            fs.setattr(&ctx, file.node, None, &SetAttr::default()),
+            Err(refused)
+        );
+        assert_eq!(fs.link(&ctx, file.node, ROOT_ID, c"g"), Err(refused));
+        assert_eq!(fs.rename(&ctx, ROOT_ID, c"f", ROOT_ID, c"g", 0), Err(refused));
+    }
+    assert!(world.dir.path().join("f").exists());
+    assert_eq!(
+        world
+            .fs
+            .lookup(&ROOT, ROOT_ID, &c(STAGING.as_bytes()))
+            .map(|entry| entry.node),
+        Ok(0),
+        "nobody else sees the staging directory"
+    );
+}
+
+#[test]
+fn an_exchange_is_one_action() {
+    let world = World::new();
+    world.host("echo a > a; echo b > b");
+    world.sync().unwrap();
+    let root = fanotify::key_of(std::os::fd::AsFd::as_fd(
+        &std::fs::File::open(world.dir.path()).unwrap(),
+    ))
+    .unwrap();
+    let event = |from: &[u8], to: &[u8], target: &[u8]| fanotify::Event {
+        mask: libc::FAN_RENAME,
+        pid: 0,
+        at: Some((root.clone(), from.into())),
+        to: Some((root.clone(), to.into())),
+        target: Some(target.into()),
+    };
+    let events = [
+        event(b"a", b"b", b"1"),
+        event(b"b", b"a", b"2"),
+        event(b"b", b"c", b"1"),
+    ];
+    let mut actions = Vec::new();
+    translate::Translator::default().translate(&world.fs, &events, &mut actions);
+    let exchanged: Vec<bool> = actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Rename { exchange, .. } => Some(*exchange),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(exchanged, [true, false]);
+}

@@ -1,6 +1,7 @@
 //! The command line's side of the daemon's HTTP interface.
 
 use std::io;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,14 +17,18 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::SYNC_TIMEOUT;
 use super::types::{
-    ApiError, EXEC_UPGRADE, LogsQuery, ShareQuery, ShareRequest, SharesReport, Status, StopRequest, Version,
+    ApiError, ChangeReport, EXEC_UPGRADE, LogsQuery, ShareQuery, ShareRequest, SharesReport, Status,
+    StopRequest, Synced, Version,
 };
 use crate::machine::events::Event;
 use crate::machine::shares::ShareReport;
 
 /// How long the daemon may take to begin an answer. It answers at once or never.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// What it may take beyond the time that it is asked to wait for something else.
+const MARGIN: Duration = Duration::from_secs(10);
 
 /// Why the daemon did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -129,14 +134,28 @@ impl Client {
         Ok(())
     }
 
+    /// Waits until the machine has been told of everything that the host has changed in its shares so far.
+    pub async fn sync(&self) -> Result<Synced, ClientError> {
+        let request = request(Method::POST, "/v1/sync", Bytes::new())?;
+        understood(self.request_within(request, SYNC_TIMEOUT + MARGIN).await?).await
+    }
+
     /// What has happened to the machine since its start began, and what happens from now on.
     pub async fn events(&self) -> Result<Events, ClientError> {
-        let response = self
-            .request(request(Method::GET, "/v1/events", Bytes::new())?)
-            .await?;
-        Ok(Events {
+        self.lines("/v1/events").await
+    }
+
+    /// What the host changes in the machine's shares from now on.
+    pub async fn changes(&self) -> Result<Lines<ChangeReport>, ClientError> {
+        self.lines("/v1/changes").await
+    }
+
+    async fn lines<T>(&self, path: &str) -> Result<Lines<T>, ClientError> {
+        let response = self.request(request(Method::GET, path, Bytes::new())?).await?;
+        Ok(Lines {
             body: response.into_body(),
             buffer: Vec::new(),
+            of: PhantomData,
         })
     }
 
@@ -178,6 +197,14 @@ impl Client {
 
     /// Sends a request on a connection of its own and waits for the beginning of the answer.
     async fn request(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        self.request_within(request, ANSWER_TIMEOUT).await
+    }
+
+    async fn request_within(
+        &self,
+        request: Request<Full<Bytes>>,
+        timeout: Duration,
+    ) -> Result<Response<Incoming>, ClientError> {
         let exchange = async {
             let stream = UnixStream::connect(&self.socket)
                 .await
@@ -198,7 +225,7 @@ impl Client {
             });
             sender.send_request(request).await.map_err(ClientError::broken)
         };
-        let response = match tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+        let response = match tokio::time::timeout(timeout, exchange)
             .await
             .map_err(|_| ClientError::Silent)?
         {
@@ -283,15 +310,19 @@ async fn next_bytes(body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
 }
 
 /// The machine's events as they come.
+pub type Events = Lines<Event>;
+
+/// What comes as one JSON object a line.
 #[derive(Debug)]
-pub struct Events {
+pub struct Lines<T> {
     body: Incoming,
     buffer: Vec<u8>,
+    of: PhantomData<fn() -> T>,
 }
 
-impl Events {
-    /// The next event; none when the daemon has ended in an orderly way. Nothing is lost when the future is dropped.
-    pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+impl<T: DeserializeOwned> Lines<T> {
+    /// The next one; none when the daemon has ended in an orderly way. Nothing is lost when the future is dropped.
+    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();

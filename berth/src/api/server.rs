@@ -1,8 +1,7 @@
 //! The daemon's side of its HTTP interface.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use axum::Json;
 use axum::Router;
@@ -16,19 +15,22 @@ use futures_util::stream::{self, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
 use protocol::logs::{LogReply, LogRequest, LogSource as GuestLog};
 use protocol::{frame, ports};
+use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 
+use super::SYNC_TIMEOUT;
+use super::errno;
 use super::types::{
-    ApiError, EXEC_UPGRADE, LogSource, LogsQuery, ShareQuery, ShareRequest, SharesReport, StopRequest,
-    Version,
+    ApiError, ChangeReport, EXEC_UPGRADE, LogSource, LogsQuery, ShareQuery, ShareRequest, SharesReport,
+    StopRequest, Synced, Version,
 };
 use crate::exit::chain;
 use crate::guest::GuestDial;
 use crate::logs::{Follow, FollowError};
 use crate::machine::handle::{Command, Handle};
-use crate::machine::shares::{ChangeError, ShareReport};
+use crate::machine::shares::{ChangeError, Heard, LiveShares, ShareReport};
 use crate::machine::state::State;
 use crate::shares::Share;
 
@@ -52,6 +54,8 @@ pub async fn serve(
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/shares", get(shares).post(add_share).delete(remove_share))
+        .route("/v1/sync", post(sync))
+        .route("/v1/changes", get(changes))
         .route("/v1/exec", post(exec))
         .route("/v1/logs", get(logs))
         .fallback(nothing_here)
@@ -134,17 +138,18 @@ async fn status(Shared(server): Shared<Server>) -> Response {
 /// One JSON object a line, from the beginning of the machine's start, until the machine is gone.
 async fn events(Shared(server): Shared<Server>) -> Response {
     let listener = server.machine.events.listen();
-    let lines = stream::unfold(listener, |mut listener| async move {
-        let event = listener.next().await?;
-        let mut line = match serde_json::to_vec(&event) {
-            Ok(line) => line,
-            Err(error) => {
-                tracing::error!(%error, "an event cannot be written as JSON");
-                return None;
-            }
-        };
+    json_lines(stream::unfold(listener, |mut listener| async move {
+        Some((listener.next().await?, listener))
+    }))
+}
+
+/// One JSON object a line.
+fn json_lines<T: Serialize + 'static>(items: impl Stream<Item = T> + Send + 'static) -> Response {
+    let lines = items.map(|item| {
+        let mut line = serde_json::to_vec(&item)
+            .inspect_err(|error| tracing::error!(%error, "a line cannot be written as JSON"))?;
         line.push(b'\n');
-        Some((Ok::<_, Infallible>(Bytes::from(line)), listener))
+        Ok::<_, serde_json::Error>(Bytes::from(line))
     });
     let body = Body::from_stream(lines);
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
@@ -222,6 +227,66 @@ async fn remove_share(
         tokio::spawn(async move { machine.shares.remove(&machine, &query.path, query.force).await });
     removed.await.map_err(Refusal::broke_off)??;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Answers when the machine has been told of everything that the host has changed in its shares so far.
+async fn sync(Shared(server): Shared<Server>) -> Result<Json<Synced>, Refusal> {
+    let state = server.machine.state();
+    if state != State::Running {
+        return Err(Refusal::not_running(&state));
+    }
+    let since = Instant::now();
+    let reached = server.machine.shares.changes().reached();
+    match tokio::time::timeout(SYNC_TIMEOUT, reached).await {
+        Ok(Ok(())) => Ok(Json(Synced {
+            milliseconds: milliseconds(since.elapsed()),
+        })),
+        Ok(Err(error)) => Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, chain(&error.into()))),
+        Err(_) => Err(Refusal(
+            StatusCode::GATEWAY_TIMEOUT,
+            format!(
+                "the machine could not be told of all host changes within {} seconds; it is overloaded, or more is changed all \
+                 the time",
+                SYNC_TIMEOUT.as_secs()
+            ),
+        )),
+    }
+}
+
+/// What the host changes in the shares, one JSON object a line, from now on until the machine is gone.
+async fn changes(Shared(server): Shared<Server>) -> Result<Response, Refusal> {
+    running(&server)?;
+    let machine = server.machine;
+    let changes = machine.shares.changes().subscribe();
+    let changes = changes.map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, chain(&error)))?;
+    let states = machine.states();
+    let heard = stream::unfold((changes, states, machine), |mut all| async move {
+        let (changes, states, machine) = &mut all;
+        let heard = tokio::select! {
+            heard = changes.recv() => heard?,
+            _ = states.wait_for(State::is_final) => return None,
+        };
+        Some((report(&machine.shares, &heard), all))
+    });
+    Ok(json_lines(heard))
+}
+
+/// A change as clients are told of it.
+fn report(shares: &LiveShares, Heard { at, change }: &Heard) -> ChangeReport {
+    ChangeReport {
+        unix_time_ms: at
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+        kind: change.kind.into(),
+        path: (!change.path.is_empty()).then(|| shares.host_path(&change.path)),
+        new_path: change.new_path.as_deref().map(|path| shares.host_path(path)),
+        latency_ms: milliseconds(change.latency),
+        error: (change.error != 0).then(|| errno::name(change.error)),
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 fn running(server: &Server) -> Result<GuestDial, Refusal> {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use fileshare::passthrough::coherence::Figures;
 use protocol::control::DockerState;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,9 @@ pub struct Status {
     /// Directories of the host that its containers can have.
     #[serde(default)]
     pub shares: Vec<ShareReport>,
+    /// How it is told of host changes in them; none when it is not.
+    #[serde(default)]
+    pub coherence: Option<CoherenceReport>,
     /// How its network is, in words; none when it has none.
     pub network: Option<String>,
     /// The daemon's API socket.
@@ -139,6 +143,72 @@ pub struct GuestReport {
     pub load: Option<[f64; 3]>,
     /// How far its clock is ahead of the host's, in milliseconds.
     pub clock_offset_ms: Option<i64>,
+}
+
+/// How a machine is told of what the host changes in its shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoherenceReport {
+    /// It is told of everything at once.
+    pub coherent: bool,
+    /// Directories that are watched.
+    pub watched: u64,
+    /// Directories that the machine knows and that cannot be watched.
+    pub unwatched: u64,
+    /// Events of the host that were read.
+    pub seen: u64,
+    /// Changes that the machine was told of.
+    pub replayed: u64,
+    /// Events that went into a change together with others.
+    pub coalesced: u64,
+    /// Events that the machine did not have to be told of.
+    pub dropped: u64,
+    /// Times that there were more events than could be kept.
+    pub overflows: u64,
+    /// Times that the machine was made to forget everything it had cached.
+    pub invalidations: u64,
+}
+
+impl From<Figures> for CoherenceReport {
+    fn from(figures: Figures) -> CoherenceReport {
+        CoherenceReport {
+            coherent: figures.coherent,
+            watched: figures.watched,
+            unwatched: figures.unwatched,
+            seen: figures.seen,
+            replayed: figures.replayed,
+            coalesced: figures.coalesced,
+            dropped: figures.dropped,
+            overflows: figures.overflows,
+            invalidations: figures.invalidations,
+        }
+    }
+}
+
+/// The answer to `POST /v1/sync`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Synced {
+    /// How long it took.
+    pub milliseconds: f64,
+}
+
+/// A line of `GET /v1/changes`: something the host changed in a share, and what became of telling the machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// When the machine had been told, in milliseconds since the Unix epoch.
+    pub unix_time_ms: u64,
+    /// What it was: `create`, `remove`, `rename`, `modify`, `close_write`, `attributes`, `overflow`, `invalidate`.
+    pub kind: String,
+    /// The path on the host; none for what concerns everything. What is not UTF-8 in it is replaced by U+FFFD.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The new path, of a rename.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_path: Option<String>,
+    /// Milliseconds from when berth heard of it to when the machine had been told.
+    pub latency_ms: f64,
+    /// The name of the error that the machine's kernel had for it; none when it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The body of `POST /v1/stop`.

@@ -7,6 +7,7 @@ mod daemon;
 mod delete;
 mod docker_wait;
 mod doctor;
+mod events;
 mod exec;
 mod follow;
 mod list;
@@ -16,6 +17,7 @@ mod share;
 mod start;
 mod status;
 mod stop;
+mod sync;
 mod terminal;
 mod version;
 
@@ -73,6 +75,10 @@ enum Command {
     List,
     /// Share directories of the host with the machine, for `docker run -v`
     Share(share::ShareArgs),
+    /// Wait until the machine sees everything that the host has changed in its shares so far
+    Sync,
+    /// Show what the host changes in the shares as the machine is told of it, until interrupted
+    Events,
     /// Open a shell in the machine, as its root
     Shell(exec::ShellArgs),
     /// Run a command in the machine, as its root
@@ -167,6 +173,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Status => status::run(&context),
         Command::List => list::run(&context),
         Command::Share(args) => share::run(&context, args),
+        Command::Sync => sync::run(&context),
+        Command::Events => events::run(&context),
         Command::Shell(args) => exec::shell(&context, args),
         Command::Exec(args) => exec::run(&context, args),
         Command::Logs(args) => logs::run(&context, args),

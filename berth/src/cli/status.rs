@@ -5,14 +5,14 @@ use protocol::control::DockerState;
 
 use super::context::{CommandContext, block_on};
 use crate::api::client::ClientError;
-use crate::api::types::{DockerReport, MemoryReport, Status};
+use crate::api::types::{CoherenceReport, DockerReport, MemoryReport, Status};
 use crate::exit::{Code, Failure};
 use crate::host::Host;
 use crate::machine::disk;
 use crate::machine::failure::Failure as MachineFailure;
 use crate::machine::handle::disk_report;
 use crate::machine::settings::Settings;
-use crate::machine::shares::{ShareReport, ShareState};
+use crate::machine::shares::{ShareReport, ShareState, directories};
 use crate::machine::state::State;
 use crate::output::{duration, table};
 
@@ -90,6 +90,7 @@ fn from_files(context: &CommandContext) -> Result<Status> {
         },
         guest: None,
         shares,
+        coherence: None,
         network: None,
         api_socket: context.machine.api_socket(),
         daemon_pid: None,
@@ -151,6 +152,9 @@ fn describe(context: &CommandContext, status: &Status) -> String {
         let name = if index == 0 { "shares" } else { "" };
         rows.push((name, describe_share(share)));
     }
+    if let Some(coherence) = status.coherence.filter(|_| !status.state.is_final()) {
+        rows.push(("host changes", describe_coherence(&coherence)));
+    }
     if !status.state.is_final() {
         let restarts = match status.docker.restarts {
             Some(restarts) if restarts > 0 => format!(" (ended by itself {restarts} times)"),
@@ -191,6 +195,15 @@ fn describe(context: &CommandContext, status: &Status) -> String {
     text
 }
 
+/// How the machine is told of host changes, in one line.
+fn describe_coherence(coherence: &CoherenceReport) -> String {
+    let replayed = match coherence.replayed {
+        1 => "1 change".into(),
+        number => format!("{number} changes"),
+    };
+    format!("{} watched, {replayed} replayed", directories(coherence.watched))
+}
+
 /// One share in one line.
 pub(super) fn describe_share(report: &ShareReport) -> String {
     let ShareReport { share, state } = report;
@@ -221,9 +234,25 @@ pub(super) fn describe_share(report: &ShareReport) -> String {
 
 #[cfg(test)]
 mod tests {
+    use fileshare::passthrough::coherence::Figures;
+
     use crate::shares::Share;
 
     use super::*;
+
+    #[test]
+    fn host_changes_are_told_in_numbers() {
+        let told = |watched, replayed| {
+            let figures = Figures {
+                watched,
+                replayed,
+                ..Figures::default()
+            };
+            describe_coherence(&figures.into())
+        };
+        assert_eq!(told(12, 340), "12 directories watched, 340 changes replayed");
+        assert_eq!(told(1, 1), "1 directory watched, 1 change replayed");
+    }
 
     #[test]
     fn a_share_is_told_with_all_that_is_special_about_it() {

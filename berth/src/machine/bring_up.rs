@@ -24,7 +24,7 @@ use super::supervisor::Surroundings;
 use crate::api::types::EngineReport;
 use crate::config::Config;
 use crate::docker::context::{self, ContextSpec, plugins};
-use crate::docker::{binds, client, proxy};
+use crate::docker::{barrier, binds, client, proxy};
 use crate::engine::{self, DiskSpec, EngineExit, MachineSpec, NetSpec, select};
 use crate::exit::{Code, Failure, chain, code_of};
 use crate::guest::vsock;
@@ -161,6 +161,8 @@ pub(super) async fn bring_up(
     machine.step(Step::Enter(Phase::Guest))?;
     wait_for_docker(machine, live).await?;
     machine.shares.settled();
+    // Before the first container can be started.
+    live.set_agent(machine.shares.connect_agent(machine).await);
 
     machine.step(Step::Enter(Phase::Socket))?;
     open_socket(machine, live).await?;
@@ -299,7 +301,9 @@ async fn open_socket(machine: &Handle, live: &mut Live) -> Result<()> {
     let listener = UnixListener::from_std(listener).with_context(cannot)?;
     let dial = machine.dial().context("the guest has not called")?;
     let (stop, stopped) = watch::channel(false);
+    // The sources first, which may take a while to find: what has changed meanwhile is waited for too.
     let router = binds::router(&machine.shares.sources());
+    let router = barrier::behind(router, Arc::new(machine.shares.changes().clone()));
     live.set_proxy(
         path.clone(),
         stop,

@@ -106,6 +106,11 @@ impl Handle {
         self.state.borrow().clone()
     }
 
+    /// Where it is in its life, now and later.
+    pub fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
     /// Takes a step in the machine's life and tells everybody.
     pub fn step(&self, step: Step) -> Result<(), WrongStep> {
         let mut result = Ok(());
@@ -188,7 +193,7 @@ impl Handle {
         let state = self.state();
         let mut warnings = self.events.warnings();
         warnings.extend(disk::shortage(&self.paths.data_disk()));
-        for warning in self.shares.warnings() {
+        for warning in self.shares.warnings(state == State::Running) {
             if !warnings.contains(&warning) {
                 warnings.push(warning);
             }
@@ -248,6 +253,7 @@ impl Handle {
                     .map(|guest| offset_ms(guest.unix_time_ns, unix_time_ns())),
             }),
             shares,
+            coherence: self.shares.changes().report(),
             network: facts.network.as_ref().map(ToString::to_string),
             api_socket: self.paths.api_socket(),
             daemon_pid: Some(std::process::id()),

@@ -8,6 +8,7 @@ use protocol::boot::GuestEvent;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::shares::AgentKeeper;
 use crate::docker::proxy::ProxyError;
 use crate::engine::{EngineExit, RunningEngine};
 use crate::net::{NetworkState, Passt};
@@ -23,6 +24,7 @@ pub(super) struct Live {
     events: Option<mpsc::Receiver<GuestEvent>>,
     passt: Option<Passt>,
     network: Option<watch::Receiver<NetworkState>>,
+    agent: Option<AgentKeeper>,
     proxy: Option<Proxy>,
 }
 
@@ -64,6 +66,10 @@ impl Live {
         network.mark_changed();
         self.network = Some(network);
         self.passt = Some(passt);
+    }
+
+    pub(super) fn set_agent(&mut self, agent: Option<AgentKeeper>) {
+        self.agent = agent;
     }
 
     pub(super) fn set_proxy(
@@ -124,6 +130,11 @@ impl Live {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Leaves the guest's agent as it is.
+    pub(super) fn leave_agent(&mut self) {
+        self.agent = None;
     }
 
     /// Ends the network.

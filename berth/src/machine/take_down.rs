@@ -32,6 +32,8 @@ pub(super) async fn take_down(
     mut live: Live,
     grace: Option<Duration>,
 ) {
+    // It goes with the guest, which is no loss from now on.
+    live.leave_agent();
     if live.engine().is_some() {
         if let Some(grace) = grace {
             tokio::select! {

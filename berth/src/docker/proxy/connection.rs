@@ -143,10 +143,8 @@ impl Session {
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, ExchangeError> {
         let request = request.map(RequestBody::from_client);
-        match self.shared.router.find(request.method(), request.uri().path()) {
-            Some((interceptor, call)) => interceptor.call(call, request, Next(&self)).await,
-            None => self.forward(request).await,
-        }
+        let found = self.shared.router.find(request.method(), request.uri().path());
+        Next::new(&self, &found).run(request).await
     }
 
     /// Sends a request to dockerd and returns the response, or hands the connection over and never returns.

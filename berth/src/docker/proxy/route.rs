@@ -1,7 +1,7 @@
 //! Which API call a request is, and who acts on it.
 //!
-//! dockerd takes every path with and without a version (`/v1.47/info`, `/info`); an interceptor sees the path without.
-//! Without routes, everything passes through.
+//! dockerd takes every path with and without a version (`/v1.47/info`, `/info`); an interceptor sees the path without. A call
+//! that several routes are for goes through their interceptors one after the other. Without routes, everything passes through.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,15 +23,43 @@ pub trait Interceptor: Send + Sync {
     ) -> BoxFuture<'a, Result<Response<ResponseBody>, ExchangeError>>;
 }
 
-/// The way on to dockerd.
-#[derive(Debug, Clone, Copy)]
-pub struct Next<'a>(pub(super) &'a Session);
+/// The way on to dockerd, past the interceptors that are still to come.
+#[derive(Clone, Copy)]
+pub struct Next<'a> {
+    session: &'a Session,
+    rest: &'a [Found],
+}
 
-impl Next<'_> {
-    /// Sends the request to dockerd. The future does not return when dockerd takes the connection over for a raw stream.
-    pub async fn run(self, request: Request<RequestBody>) -> Result<Response<ResponseBody>, ExchangeError> {
-        self.0.forward(request).await
+impl<'a> Next<'a> {
+    /// The way past all of `found`.
+    pub(super) fn new(session: &'a Session, found: &'a [Found]) -> Self {
+        Next { session, rest: found }
     }
+
+    /// Sends the request on, at last to dockerd. The future does not return when dockerd takes the connection over for a raw
+    /// stream.
+    pub async fn run(self, request: Request<RequestBody>) -> Result<Response<ResponseBody>, ExchangeError> {
+        match self.rest.split_first() {
+            Some((found, rest)) => {
+                let next = Next { rest, ..self };
+                found.interceptor.call(found.call.clone(), request, next).await
+            }
+            None => self.session.forward(request).await,
+        }
+    }
+}
+
+impl std::fmt::Debug for Next<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let calls = self.rest.iter().map(|found| &found.call);
+        f.debug_list().entries(calls).finish()
+    }
+}
+
+/// An interceptor for a request, and the call as it sees it.
+pub(super) struct Found {
+    interceptor: Arc<dyn Interceptor>,
+    pub(super) call: Call,
 }
 
 /// The API call of a request.
@@ -107,7 +135,7 @@ struct Route {
     interceptor: Arc<dyn Interceptor>,
 }
 
-/// Which interceptor gets which calls. The first route that matches wins.
+/// Which interceptors get which calls, in the order in which they were added.
 #[derive(Default)]
 pub struct Router(Vec<Route>);
 
@@ -123,19 +151,23 @@ impl Router {
         self
     }
 
-    /// The interceptor for a request, and the call as it sees it.
-    pub(super) fn find(&self, method: &Method, path: &str) -> Option<(Arc<dyn Interceptor>, Call)> {
+    /// The interceptors for a request.
+    pub(super) fn find(&self, method: &Method, path: &str) -> Vec<Found> {
         if self.0.is_empty() {
-            return None;
+            return Vec::new();
         }
         let (version, path) = split_version(path);
         self.0
             .iter()
             .filter(|route| route.method == *method)
-            .find_map(|route| {
+            .filter_map(|route| {
                 let parameters = route.pattern.matches(path)?;
-                Some((Arc::clone(&route.interceptor), Call { version, parameters }))
+                Some(Found {
+                    interceptor: Arc::clone(&route.interceptor),
+                    call: Call { version, parameters },
+                })
             })
+            .collect()
     }
 }
 
@@ -167,8 +199,9 @@ mod tests {
 
     fn find(pattern: &'static str, path: &str) -> Option<Call> {
         let router = Router::default().on(Method::POST, pattern, Arc::new(Nobody));
-        assert!(router.find(&Method::GET, path).is_none(), "another method");
-        router.find(&Method::POST, path).map(|(_, call)| call)
+        assert!(router.find(&Method::GET, path).is_empty(), "another method");
+        let mut found = router.find(&Method::POST, path).into_iter();
+        found.next().map(|found| found.call)
     }
 
     #[test]

@@ -3,14 +3,21 @@
 //! A share exists in three places: in the file system the guest sees ([`tree`]), as a mount in the guest, and as a rule for
 //! the sources of bind mounts ([`Sources`]). They are made in this order and undone in the other, so that a container never
 //! gets a source that is not there.
+//!
+//! What the host changes in them is told to the guest ([`coherence`]) by way of its agent ([`keeper`], [`agent`]).
 
+mod agent;
 mod change;
+mod coherence;
+mod keeper;
 mod report;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +26,10 @@ use protocol::shares::ShareMount;
 use vmm::virtio::VirtioDevice;
 
 pub use self::change::keep;
+#[cfg(test)]
+pub(crate) use self::coherence::testing::FakeReplay;
+pub use self::coherence::{Heard, HostChanges, NotTold, directories};
+pub(super) use self::keeper::AgentKeeper;
 pub use self::report::{ChangeError, ShareReport, ShareState};
 use self::tree::Tree;
 use super::handle::Handle;
@@ -104,6 +115,37 @@ impl LiveShares {
         self.tree.device(cpus)
     }
 
+    /// What the host changes in them.
+    pub fn changes(&self) -> &HostChanges {
+        self.tree.changes()
+    }
+
+    /// The host's path of what the file system has as `path`: the id of a share, and the way from its root. Of a share that
+    /// is no more, `path` itself. What is not UTF-8 is replaced.
+    pub fn host_path(&self, path: &[u8]) -> String {
+        let (id, rest) = match path.iter().position(|byte| *byte == b'/') {
+            Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
+            None => (path, None),
+        };
+        let found = self
+            .entries()
+            .all
+            .iter()
+            .find(|entry| entry.id.as_bytes() == id)
+            .map(|entry| entry.share.path.clone());
+        let found = match (found, rest) {
+            (None, _) => return String::from_utf8_lossy(path).into_owned(),
+            (Some(root), None) => root,
+            (Some(root), Some(rest)) => root.join(OsStr::from_bytes(rest)),
+        };
+        found.to_string_lossy().into_owned()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_replay(&mut self, fake: std::sync::Arc<FakeReplay>) {
+        self.tree.set_changes(HostChanges::fake(Ok(fake)));
+    }
+
     /// What bind mounts may have.
     pub(super) fn sources(&self) -> Sources {
         self.sources.clone()
@@ -165,9 +207,11 @@ impl LiveShares {
         self.entries().all.iter().map(Entry::report).collect()
     }
 
-    /// What the user should know of them.
-    pub fn warnings(&self) -> Vec<String> {
-        self.tree.warnings()
+    /// What the user should know of them, of a machine that is `running` or not.
+    pub fn warnings(&self, running: bool) -> Vec<String> {
+        let mut warnings = self.tree.warnings();
+        warnings.extend(self.changes().warnings(running));
+        warnings
     }
 
     /// Shows one share's directory to the guest; the directory without symbolic links and what of it is hidden, or why it

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use fileshare::passthrough::coherence::{Action, Numbered};
 use futures_util::FutureExt;
 use protocol::control::{Reply, Request};
-use protocol::frame;
+use protocol::replay::{Batch, Done};
+use protocol::{frame, ports};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
@@ -347,5 +349,112 @@ async fn changes_are_told_to_whoever_listens() {
     assert!(
         notes.iter().any(|note| note.ends_with("more is shared")),
         "{notes:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_way_in_the_file_system_has_a_path_on_the_host() {
+    let mut scene = Scene::running();
+    let home = scene.path("home");
+    let home = home.to_str().unwrap();
+    let shares = &scene.machine.shares;
+    assert_eq!(shares.host_path(b"s0"), home);
+    assert_eq!(shares.host_path(b"s0/src/a b"), format!("{home}/src/a b"));
+    assert_eq!(shares.host_path(b"s0/\xff"), format!("{home}/\u{fffd}"));
+    for unknown in ["", "s", "s9/x", "s00/x", "/s0/x"] {
+        assert_eq!(shares.host_path(unknown.as_bytes()), unknown);
+    }
+    fs::create_dir(scene.path("more")).unwrap();
+    let share = scene.share("more");
+    scene.add(share, vec![Reply::Done]).await.0.unwrap();
+    let more = scene.path("more/x");
+    assert_eq!(scene.machine.shares.host_path(b"s2/x"), more.to_str().unwrap());
+}
+
+/// A machine whose agent is dialled by `connect`, and what stands in for what uses it.
+fn with_agent(
+    connect: impl Fn() -> Result<std::os::unix::net::UnixStream, DialError> + Send + Sync + 'static,
+) -> (Scene, Arc<FakeReplay>) {
+    let mut scene = Scene::running();
+    let fake = Arc::new(FakeReplay::default());
+    let machine = Arc::get_mut(&mut scene.machine).unwrap();
+    machine.shares.set_replay(Arc::clone(&fake));
+    machine.facts().dial = Some(GuestDial::new(move |port| {
+        assert_eq!(port, ports::REPLAY);
+        std::future::ready(connect()).boxed()
+    }));
+    (scene, fake)
+}
+
+#[tokio::test]
+async fn the_agent_is_connected_and_again_when_it_is_lost() {
+    let (guests, mut agents) = mpsc::unbounded_channel();
+    let (scene, fake) = with_agent(move || {
+        let (host, guest) = std::os::unix::net::UnixStream::pair()?;
+        guests.send(guest).unwrap();
+        Ok(host)
+    });
+    let keeper = scene.machine.shares.connect_agent(&scene.machine).await;
+    assert!(keeper.is_some());
+    for _ in 0..2 {
+        let mut guest = agents.recv().await.unwrap();
+        let mut agent = loop {
+            if let Some(agent) = fake.agent.lock().unwrap().take() {
+                break agent;
+            }
+            tokio::task::yield_now().await;
+        };
+        let plays = std::thread::spawn(move || {
+            let batch: Batch = frame::read(&mut guest).unwrap();
+            let done = Done {
+                number: batch.number,
+                errors: vec![0],
+            };
+            frame::write(&mut guest, &done).unwrap();
+        });
+        let batch = [Numbered {
+            number: 1,
+            action: Action::DropCaches,
+        }];
+        assert_eq!(agent.perform(&batch).unwrap(), [0]);
+        plays.join().unwrap();
+        assert!(agent.perform(&batch).is_err(), "the guest's end is closed");
+        fake.lose();
+    }
+    assert_eq!(scene.machine.events.warnings().len(), 1, "the share that is gone");
+}
+
+#[tokio::test]
+async fn a_paused_guest_is_not_dialled() {
+    let (dialled, mut dials) = mpsc::unbounded_channel();
+    let (scene, fake) = with_agent(move || {
+        dialled.send(()).unwrap();
+        Ok(std::os::unix::net::UnixStream::pair()?.0)
+    });
+    let _keeper = scene.machine.shares.connect_agent(&scene.machine).await;
+    dials.recv().await.unwrap();
+    scene.machine.step(Step::Pause).unwrap();
+    tokio::time::pause();
+    fake.lose();
+    let long = tokio::time::sleep(std::time::Duration::from_secs(600));
+    tokio::select! {
+        () = long => {}
+        _ = dials.recv() => panic!("it was dialled"),
+    }
+    scene.machine.step(Step::Resume).unwrap();
+    dials.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_guest_without_an_agent_is_a_warning() {
+    let (scene, _fake) = with_agent(|| Err(DialError::Refused(ports::REPLAY)));
+    let keeper = scene.machine.shares.connect_agent(&scene.machine).await;
+    assert!(keeper.is_some(), "it goes on trying");
+    let warnings = scene.machine.events.warnings();
+    assert!(
+        warnings
+            .iter()
+            .any(|warning| warning.contains("is not told of host changes yet")),
+        "{warnings:?}"
     );
 }

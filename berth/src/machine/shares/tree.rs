@@ -18,6 +18,8 @@ use fileshare_virtio::{Confiner, MAX_REQUEST_QUEUES, VirtioFs, VirtioFsConfig, V
 use rustix::fs::{Mode, OFlags};
 use vmm::virtio::VirtioDevice;
 
+use super::coherence::HostChanges;
+
 /// How many requests of one queue the host works on at once. More than one, so that a slow one (an fsync, a file on the
 /// network) does not hold up the rest.
 const THREADS_PER_QUEUE: u16 = 4;
@@ -25,6 +27,7 @@ const THREADS_PER_QUEUE: u16 = 4;
 /// A directory of each share, named by the share's id, in one root.
 pub(super) struct Tree {
     fs: Arc<Passthrough>,
+    changes: HostChanges,
     bounds: Mutex<Bounds>,
 }
 
@@ -42,10 +45,23 @@ impl Tree {
     pub(super) fn new() -> Tree {
         let mut config = PassthroughConfig::default();
         config.file_handles &= !can_confine();
+        let fs = Arc::new(Passthrough::multiple(config));
         Tree {
-            fs: Arc::new(Passthrough::multiple(config)),
+            // From the beginning: what the guest has come to know before cannot be watched any more.
+            changes: HostChanges::watch(&fs),
+            fs,
             bounds: Mutex::default(),
         }
+    }
+
+    /// What the host changes in it.
+    pub(super) fn changes(&self) -> &HostChanges {
+        &self.changes
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_changes(&mut self, changes: HostChanges) {
+        self.changes = changes;
     }
 
     /// Shows the directory `root` to the guest.

@@ -9,13 +9,18 @@ use crate::shares::foreign::PathTable;
 use crate::shares::sources::{Mounted, Sources};
 
 /// A proxy, and a directory of the host that the guest has at `/there`.
-struct Sharing {
-    setup: Setup,
+pub(super) struct Sharing {
+    pub(super) setup: Setup,
     shared: TempDir,
 }
 
 impl Sharing {
     fn new() -> Sharing {
+        Sharing::routed(|router| router)
+    }
+
+    /// One whose calls also go through what `more` adds.
+    pub(super) fn routed(more: impl FnOnce(Router) -> Router) -> Sharing {
         let shared = tempfile::tempdir().unwrap();
         let real = shared.path().canonicalize().unwrap();
         let sources = Sources::new(
@@ -29,13 +34,13 @@ impl Sharing {
             hidden: Vec::new(),
         }]);
         Sharing {
-            setup: Setup::routed(binds::router(&sources)),
+            setup: Setup::routed(more(binds::router(&sources))),
             shared,
         }
     }
 
     /// A body with the shared directory in it, and the same as dockerd is to get it.
-    fn bodies(&self) -> (String, String) {
+    pub(super) fn bodies(&self) -> (String, String) {
         let path = self.shared.path().canonicalize().unwrap();
         let body = |source: &str| {
             format!(
@@ -55,9 +60,10 @@ impl Sharing {
     }
 }
 
-const CREATE: &str = "POST /v1.47/containers/create?name=a HTTP/1.1\r\nHost: x\r\nUser-Agent: D/1\r\n";
+pub(super) const CREATE: &str =
+    "POST /v1.47/containers/create?name=a HTTP/1.1\r\nHost: x\r\nUser-Agent: D/1\r\n";
 
-fn with_length(head: &str, body: &str) -> String {
+pub(super) fn with_length(head: &str, body: &str) -> String {
     format!(
         "{head}Content-Type: application/json\r\nContent-Length: {}\r\nX-last: z\r\n\r\n{body}",
         body.len()

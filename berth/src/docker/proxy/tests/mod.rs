@@ -1,5 +1,6 @@
 //! The proxy between real sockets: a scripted client on one end, a scripted dockerd on the other.
 
+mod barrier;
 mod binds;
 mod bodies;
 mod ends;

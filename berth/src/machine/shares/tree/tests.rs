@@ -1,7 +1,9 @@
 //! The device with the real server and shares that come and go, seen from a driver that sends FUSE requests.
 
 use std::fs;
+use std::sync::mpsc;
 
+use fileshare::passthrough::coherence::{Action, Agent, Numbered};
 use fileshare::testing::request_bytes;
 use fileshare::wire::{CreateIn, InitIn, InitInShort, Opcode, OpenIn, ROOT_ID, ReadIn, Wire};
 use vmm::event_loop::EventLoop;
@@ -145,4 +147,60 @@ fn the_threads_are_confined_to_the_shares_of_the_moment() {
     assert_eq!(guest.read("s1", "file").unwrap(), b"contents");
     assert!(threads().iter().all(|confined| *confined == can_confine()));
     guest.device.deactivate();
+}
+
+/// An agent that does as if it did what it is told.
+struct Recorder(mpsc::Sender<Action>);
+
+impl Agent for Recorder {
+    fn perform(&mut self, batch: &[Numbered]) -> io::Result<Vec<i32>> {
+        for numbered in batch {
+            self.0.send(numbered.action.clone()).unwrap();
+        }
+        Ok(vec![0; batch.len()])
+    }
+}
+
+#[tokio::test]
+async fn the_agent_is_told_of_host_changes_where_the_guest_has_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["seen", "other"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        fs::write(dir.path().join(name).join("file"), "contents").unwrap();
+    }
+    let tree = Tree::new();
+    let Ok(replay) = tree.changes().replay() else {
+        return;
+    };
+    tree.add("s0", dir.path().into(), false, Vec::new()).unwrap();
+    let mut guest = Guest::new(tree.device(2).unwrap());
+    let (sender, told) = mpsc::channel();
+    replay.connect(Box::new(Recorder(sender)));
+    tree.changes().reached().await.unwrap();
+    let share = guest.node(ROOT_ID, "s0").unwrap();
+    let seen = guest.node(share, "seen").unwrap();
+    guest.node(seen, "file").unwrap();
+    // What the guest does itself it need not be told.
+    guest.create("s0", "own").unwrap();
+    // By another process: what this one does, it does for the guest.
+    let script = "echo more > seen/file; echo more > other/file";
+    let mut shell = std::process::Command::new("sh");
+    let status = shell.args(["-c", script]).current_dir(dir.path()).status();
+    assert!(status.unwrap().success());
+    tree.changes().reached().await.unwrap();
+    let figures = tree.changes().report().unwrap();
+    assert!(figures.coherent && figures.watched == 2, "{figures:?}");
+    guest.device.deactivate();
+    let touched: Vec<_> = told
+        .try_iter()
+        .filter_map(|action| match action {
+            Action::Touch { parent, name, .. } => Some((parent, name)),
+            Action::Make { .. } | Action::Remove { .. } | Action::Rename { .. } => panic!("{action:?}"),
+            Action::Refresh { .. } | Action::DropCaches => None,
+        })
+        .collect();
+    assert!(!touched.is_empty());
+    for (parent, name) in touched {
+        assert_eq!((parent, name.as_deref()), (seen, Some(&b"file"[..])));
+    }
 }

@@ -1,0 +1,76 @@
+//! Edit on the host, then `docker exec`: the edit is there.
+//!
+//! Changes of shared files on the host are told to the guest as they happen, which takes some milliseconds. A Docker API call
+//! that starts a container, enters one, or builds waits here until the guest has been told of all that happened before the
+//! call. A machine that cannot be told, or not in time, is no reason to refuse the call: its caches are right again a little
+//! later.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use hyper::{Method, Request, Response};
+
+use super::proxy::route::{Call, Interceptor, Next, Router};
+use super::proxy::{ExchangeError, RequestBody, ResponseBody};
+use crate::exit::chain;
+
+/// How long a call waits at most. What takes longer is a guest in trouble, or more changes than anybody waits for.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// The calls that wait, all of them POST.
+const CALLS: &[&str] = &[
+    "/build",
+    "/containers/create",
+    "/containers/{id}/attach",
+    "/containers/{id}/exec",
+    "/containers/{id}/restart",
+    "/containers/{id}/start",
+    "/containers/{id}/unpause",
+    "/exec/{id}/start",
+];
+
+/// The moment when the guest knows what has happened on the host.
+pub trait Barrier: Send + Sync {
+    /// Returns when the guest has been told of every change made before this call, or why it will not be.
+    fn reach(&self) -> BoxFuture<'static, Result<(), anyhow::Error>>;
+}
+
+/// `router`, and after its own routes those of the calls that wait for `barrier`.
+#[must_use]
+pub fn behind(router: Router, barrier: Arc<dyn Barrier>) -> Router {
+    let wait = Arc::new(Wait(barrier));
+    CALLS.iter().fold(router, |router, call| {
+        router.on(Method::POST, call, Arc::clone(&wait) as Arc<dyn Interceptor>)
+    })
+}
+
+/// Holds calls back.
+struct Wait(Arc<dyn Barrier>);
+
+impl Interceptor for Wait {
+    fn call<'a>(
+        &'a self,
+        _: Call,
+        request: Request<RequestBody>,
+        next: Next<'a>,
+    ) -> BoxFuture<'a, Result<Response<ResponseBody>, ExchangeError>> {
+        Box::pin(async move {
+            let since = Instant::now();
+            match tokio::time::timeout(LIMIT, self.0.reach()).await {
+                Ok(Ok(())) => {
+                    let path = request.uri().path();
+                    tracing::trace!(path, waited = ?since.elapsed(), "the guest knows all host changes");
+                }
+                Ok(Err(why)) => {
+                    tracing::debug!("a Docker call does not wait for host changes: {}", chain(&why));
+                }
+                Err(_) => tracing::warn!(
+                    path = request.uri().path(),
+                    "the guest was not told of all host changes within {LIMIT:?}; a Docker call goes on without"
+                ),
+            }
+            next.run(request).await
+        })
+    }
+}

@@ -79,7 +79,9 @@ impl Numbered {
                 what: What::Symlink { target },
                 ..
             } => [Some(name), Some(target)],
-            Action::Make { name, .. } | Action::Remove { name, .. } => [Some(name), None],
+            Action::Make { name, .. } | Action::Remove { name, .. } | Action::Confirm { name, .. } => {
+                [Some(name), None]
+            }
             Action::Rename { name, new_name, .. } => [Some(name), Some(new_name)],
             Action::Touch { name, .. } => [name.as_ref(), None],
             Action::Refresh { .. } | Action::DropCaches => [None, None],
@@ -103,11 +105,6 @@ pub enum Action {
         name: Name,
         /// What it is.
         what: What,
-        /// The node that the guest may still have under this name. When the name is taken, the guest is made to forget
-        /// it and the object is made once more. Has no effect on directories: forgetting one would detach what is
-        /// mounted on it.
-        #[serde(default)]
-        known: Option<u64>,
     },
     /// Remove an object: `unlinkat`.
     Remove {
@@ -145,10 +142,18 @@ pub enum Action {
         /// Let watchers see that its attributes have changed: `utimensat` of both times.
         attributes: bool,
     },
-    /// Have an object's name and its attributes asked for anew. No watcher sees that.
+    /// Have an object's attributes asked for anew, and its contents. No watcher sees that.
     Refresh {
         /// The object.
         node: u64,
+    },
+    /// Have it asked anew what a name stands for: `mkdirat`, which Linux does not answer from its cache and the file server
+    /// refuses. No watcher sees that.
+    Confirm {
+        /// The directory.
+        parent: u64,
+        /// The name in it.
+        name: Name,
     },
     /// Have the guest forget all names it does not need. No watcher sees that.
     DropCaches,
@@ -270,18 +275,17 @@ mod tests {
             parent: u64::MAX,
             name: "a".into(),
             what,
-            known: None,
         };
         for (action, wire) in [
             (
                 make(What::File),
-                r#"{"make":{"parent":18446744073709551615,"name":"a","what":"file","known":null}}"#,
+                r#"{"make":{"parent":18446744073709551615,"name":"a","what":"file"}}"#,
             ),
             (
                 make(What::Symlink {
                     target: Name::new([0xff]),
                 }),
-                r#"{"make":{"parent":18446744073709551615,"name":"a","what":{"symlink":{"target":[255]}},"known":null}}"#,
+                r#"{"make":{"parent":18446744073709551615,"name":"a","what":{"symlink":{"target":[255]}}}}"#,
             ),
             (Action::Refresh { node: 7 }, r#"{"refresh":{"node":7}}"#),
             (Action::DropCaches, r#""drop_caches""#),
@@ -362,14 +366,12 @@ mod tests {
 
     fn any_action() -> impl Strategy<Value = Action> {
         prop_oneof![
-            (any::<u64>(), any_name(), any_what(), any::<Option<u64>>()).prop_map(
-                |(parent, name, what, known)| Action::Make {
-                    parent,
-                    name,
-                    what,
-                    known
-                }
-            ),
+            (any::<u64>(), any_name(), any_what()).prop_map(|(parent, name, what)| Action::Make {
+                parent,
+                name,
+                what
+            }),
+            (any::<u64>(), any_name()).prop_map(|(parent, name)| Action::Confirm { parent, name }),
             (any::<u64>(), any_name(), any::<bool>()).prop_map(|(parent, name, directory)| Action::Remove {
                 parent,
                 name,

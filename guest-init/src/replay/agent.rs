@@ -101,12 +101,7 @@ impl Agent {
         }
         self.system.carry(numbered.number)?;
         match &numbered.action {
-            Action::Make {
-                parent,
-                name,
-                what,
-                known,
-            } => self.make(*parent, name, what, *known),
+            Action::Make { parent, name, what } => make(&*self.directory(*parent)?, name, what),
             Action::Remove {
                 parent,
                 name,
@@ -127,22 +122,8 @@ impl Agent {
                 attributes,
             } => self.touch(*parent, name.as_ref(), *open, *modified, *attributes),
             Action::Refresh { node } => self.refresh(*node),
+            Action::Confirm { parent, name } => confirm(&*self.directory(*parent)?, name),
             Action::DropCaches => self.drop_caches(),
-        }
-    }
-
-    fn make(&mut self, parent: u64, name: &Name, what: &What, known: Option<u64>) -> Result<(), Errno> {
-        let directory = self.directory(parent)?;
-        match (make(&directory, name, what), known) {
-            (Err(Errno::EXIST), Some(known)) if *what != What::Directory => {
-                // Opened by its handle, it loses its name until the file server has been asked for it once more.
-                let Ok(known) = self.system.open(known, PATH) else {
-                    return Err(Errno::EXIST);
-                };
-                drop(known);
-                make(&directory, name, what)
-            }
-            (result, _) => result,
         }
     }
 
@@ -256,7 +237,9 @@ fn is_sound(numbered: &Numbered) -> bool {
             what: What::Symlink { target },
             ..
         } => name.is_file_name() && target.is_target(),
-        Action::Make { name, .. } | Action::Remove { name, .. } => name.is_file_name(),
+        Action::Make { name, .. } | Action::Remove { name, .. } | Action::Confirm { name, .. } => {
+            name.is_file_name()
+        }
         Action::Rename { name, new_name, .. } => name.is_file_name() && new_name.is_file_name(),
         Action::Touch { name, .. } => name.as_ref().is_none_or(Name::is_file_name),
         Action::Refresh { .. } | Action::DropCaches => true,
@@ -273,6 +256,15 @@ fn make(directory: &OwnedFd, name: &Name, what: &What) -> Result<(), Errno> {
         What::Socket => node(FileType::Socket),
         What::Directory => mkdirat(directory, name, Mode::from_raw_mode(0o755)),
         What::Symlink { target } => symlinkat(target.as_bytes(), directory, name),
+    }
+}
+
+/// Has Linux ask the file server what a name stands for, whatever it has in its cache: as it must for what is to be made new.
+fn confirm(directory: &OwnedFd, name: &Name) -> Result<(), Errno> {
+    match mkdirat(directory, name.as_bytes(), Mode::empty()) {
+        // There it is; or there is nothing, and the file server lets nothing be made.
+        Err(Errno::EXIST | Errno::PERM) => Ok(()),
+        result => result,
     }
 }
 

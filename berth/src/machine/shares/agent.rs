@@ -109,7 +109,6 @@ fn on_the_wire(numbered: &Numbered) -> replay::Numbered {
             parent,
             name: new,
             what,
-            known,
         } => replay::Action::Make {
             parent: *parent,
             name: name(new),
@@ -120,7 +119,6 @@ fn on_the_wire(numbered: &Numbered) -> replay::Numbered {
                 What::Socket => replay::What::Socket,
                 What::Symlink { target } => replay::What::Symlink { target: name(target) },
             },
-            known: *known,
         },
         Action::Remove {
             parent,
@@ -158,6 +156,13 @@ fn on_the_wire(numbered: &Numbered) -> replay::Numbered {
             attributes: *attributes,
         },
         Action::Refresh { node } => replay::Action::Refresh { node: *node },
+        Action::Confirm {
+            parent,
+            name: confirmed,
+        } => replay::Action::Confirm {
+            parent: *parent,
+            name: name(confirmed),
+        },
         Action::DropCaches => replay::Action::DropCaches,
     };
     replay::Numbered {
@@ -273,19 +278,18 @@ mod tests {
 
     #[test]
     fn every_action_arrives_as_it_was_meant() {
-        let make = |what, known| Action::Make {
+        let make = |what| Action::Make {
             parent: 1,
             name: bytes("a"),
             what,
-            known,
         };
         let target = Box::from([0xff]);
         let batch = numbered([
-            make(What::File, None),
-            make(What::Directory, None),
-            make(What::Fifo, None),
-            make(What::Socket, None),
-            make(What::Symlink { target }, Some(9)),
+            make(What::File),
+            make(What::Directory),
+            make(What::Fifo),
+            make(What::Socket),
+            make(What::Symlink { target }),
             Action::Remove {
                 parent: 2,
                 name: bytes("b"),
@@ -313,6 +317,10 @@ mod tests {
                 attributes: false,
             },
             Action::Refresh { node: 5 },
+            Action::Confirm {
+                parent: 6,
+                name: bytes("f"),
+            },
             Action::DropCaches,
         ]);
         let (mut agent, plays) = agent(vec![odd_are_stale, odd_are_stale]);
@@ -321,19 +329,18 @@ mod tests {
         assert_eq!(errors.len(), batch.len());
         agent.perform(&batch[..1]).unwrap();
 
-        let wire_make = |what, known| replay::Action::Make {
+        let wire_make = |what| replay::Action::Make {
             parent: 1,
             name: "a".into(),
             what,
-            known,
         };
         let target = Name::new([0xff]);
         let expected = [
-            wire_make(replay::What::File, None),
-            wire_make(replay::What::Directory, None),
-            wire_make(replay::What::Fifo, None),
-            wire_make(replay::What::Socket, None),
-            wire_make(replay::What::Symlink { target }, Some(9)),
+            wire_make(replay::What::File),
+            wire_make(replay::What::Directory),
+            wire_make(replay::What::Fifo),
+            wire_make(replay::What::Socket),
+            wire_make(replay::What::Symlink { target }),
             replay::Action::Remove {
                 parent: 2,
                 name: "b".into(),
@@ -361,13 +368,17 @@ mod tests {
                 attributes: false,
             },
             replay::Action::Refresh { node: 5 },
+            replay::Action::Confirm {
+                parent: 6,
+                name: "f".into(),
+            },
             replay::Action::DropCaches,
         ];
         let read = plays.join().unwrap();
         let actions: Vec<_> = read[0].actions.iter().map(|numbered| &numbered.action).collect();
         assert_eq!(actions, expected.iter().collect::<Vec<_>>());
         let numbers: Vec<_> = read[0].actions.iter().map(|numbered| numbered.number).collect();
-        assert_eq!(numbers, (1..=11).collect::<Vec<_>>());
+        assert_eq!(numbers, (1..=12).collect::<Vec<_>>());
         assert_ne!(read[0].number, read[1].number);
     }
 

@@ -16,8 +16,7 @@ use std::time::Duration;
 use super::Passthrough;
 use crate::buffers::{ReplyBuffer, RequestBuffer};
 use crate::filesystem::{
-    Attr, Context, DirSink, Entry, Errno, FileSystem, Handle, Interruption, Lock, NodeId, Opened, Result,
-    SetAttr,
+    Attr, Context, DirSink, Entry, FileSystem, Handle, Interruption, Lock, NodeId, Opened, Result, SetAttr,
 };
 
 impl FileSystem for Passthrough {
@@ -37,18 +36,11 @@ impl FileSystem for Passthrough {
     }
 
     fn lookup_self(&self, ctx: &Context, node: NodeId) -> Result<Entry> {
-        // What the guest does not know need not be replayed.
-        if self.for_agent(ctx).is_some() {
-            return Err(Errno(libc::ESTALE));
-        }
-        self.look_up_self(ctx, node)
+        self.look_up_self(&self.on_whose_behalf(ctx), node)
     }
 
     fn lookup_parent(&self, ctx: &Context, node: NodeId) -> Result<Entry> {
-        if self.for_agent(ctx).is_some() {
-            return Err(Errno(libc::ESTALE));
-        }
-        self.look_up_parent(ctx, node)
+        self.look_up_parent(&self.on_whose_behalf(ctx), node)
     }
 
     fn forget(&self, node: NodeId, count: u64) {
@@ -235,7 +227,7 @@ impl FileSystem for Passthrough {
         offset: u64,
         sink: &mut dyn DirSink,
     ) -> Result<()> {
-        self.read_directory(ctx, node, handle, offset, sink)
+        self.read_directory(&self.on_whose_behalf(ctx), node, handle, offset, sink)
     }
 
     fn fsyncdir(&self, _ctx: &Context, node: NodeId, handle: Handle, datasync: bool) -> Result<()> {

@@ -21,8 +21,6 @@ pub enum Action {
         name: Box<[u8]>,
         /// What it is.
         what: What,
-        /// The node it is, when the guest knows it already: by another name, or because somebody was quick to look.
-        known: Option<NodeId>,
     },
     /// Remove `name` from `parent`.
     Remove {
@@ -63,6 +61,13 @@ pub enum Action {
     Refresh {
         /// The node.
         node: NodeId,
+    },
+    /// Ask anew what a name stands for. Raises no event.
+    Confirm {
+        /// The directory.
+        parent: NodeId,
+        /// The name.
+        name: Box<[u8]>,
     },
     /// Drop all cached names that are not in use. Raises no event.
     DropCaches,

@@ -51,6 +51,14 @@ impl Passthrough {
         })
     }
 
+    /// Who asks, or nobody in particular when it is the agent on its way to a node.
+    pub(in super::super) fn on_whose_behalf(&self, ctx: &Context) -> Context {
+        match self.watcher.get() {
+            Some(watcher) if ctx.uid == watcher.agent_uid => NOBODY_IN_PARTICULAR,
+            _ => *ctx,
+        }
+    }
+
     /// Whether a handle is what the agent got for opening something.
     pub(in super::super) fn is_agents(&self, handle: Handle) -> bool {
         handle == AGENT_HANDLE && self.watcher.get().is_some()
@@ -97,8 +105,15 @@ impl Answers<'_> {
         // Before anything is looked up: what is found counts as known by its name from then on.
         let victim = self.victim();
         match self.action() {
-            // Hidden this once, or it could not be made.
-            Some(Action::Make { parent, name, .. }) if at == (*parent, &**name) => Err(Errno(libc::ENOENT)),
+            // Hidden, or it could not be made. Not so a directory that the guest knows by this name already: what is mounted on
+            // it there would be detached.
+            Some(Action::Make { parent, name, what }) if at == (*parent, &**name) => {
+                match self.fs.store.named(*parent, name) {
+                    Some(known) if known.is_dir() && *what == What::Directory => self.real(*parent, name),
+                    _ => Err(Errno(libc::ENOENT)),
+                }
+            }
+            Some(Action::Confirm { parent, name }) if at == (*parent, &**name) => self.real(*parent, name),
             Some(Action::Remove {
                 parent,
                 name,
@@ -128,7 +143,7 @@ impl Answers<'_> {
                 } else if at == (*to, &**new_name) {
                     self.last_seen(victim)
                 } else {
-                    Err(Errno(libc::ESTALE))
+                    self.real(parent, at.1)
                 }
             }
             Some(Action::Touch {
@@ -136,7 +151,8 @@ impl Answers<'_> {
                 name: Some(name),
                 ..
             }) if at == (*parent, &**name) => self.real_or_placeholder(*parent, name, libc::S_IFREG),
-            _ => Err(Errno(libc::ESTALE)),
+            // On the way there.
+            _ => self.real(parent, at.1),
         }
     }
 
@@ -182,10 +198,7 @@ impl Answers<'_> {
 
     /// MKNOD, MKDIR and SYMLINK.
     pub(in super::super) fn make(&self, at: NodeId, at_name: &CStr, made: u32) -> Result<Entry> {
-        let Some(Action::Make {
-            parent, name, what, ..
-        }) = self.action()
-        else {
+        let Some(Action::Make { parent, name, what }) = self.action() else {
             return Err(REFUSED);
         };
         if (*parent, &**name) != (at, at_name.to_bytes()) || kind_of(what) != made {

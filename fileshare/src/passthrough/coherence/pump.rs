@@ -8,6 +8,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::super::Passthrough;
+use super::super::node::Node;
 use super::action::{Action, Agent, Numbered};
 use super::fanotify::Event;
 use super::report::Change;
@@ -218,8 +219,8 @@ impl Pump {
         }
         // Those in use stay known: what is open, a working directory. Nearly all others are being forgotten.
         for nodes in self.fs.store.all_ids().chunks(BATCH) {
-            let still = nodes.iter().filter(|node| self.fs.store.get(**node).is_some());
-            let actions: Vec<Action> = still.map(|node| Action::Refresh { node: *node }).collect();
+            let still = nodes.iter().filter_map(|node| self.fs.store.get(*node));
+            let actions: Vec<Action> = still.flat_map(|node| anew(&node)).collect();
             if !actions.is_empty() && !self.perform(&actions, begun) {
                 return;
             }
@@ -261,6 +262,17 @@ impl Pump {
             })
         });
     }
+}
+
+/// What makes the guest ask again for all there is to know of a node.
+fn anew(node: &Node) -> Vec<Action> {
+    let names = node.places().into_iter().map(|place| Action::Confirm {
+        parent: place.parent.id,
+        name: place.name,
+    });
+    std::iter::once(Action::Refresh { node: node.id })
+        .chain(names)
+        .collect()
 }
 
 /// Whether the guest is right all the same: what it does not know needs no change, and what it has is what it was to get.

@@ -139,6 +139,12 @@ impl Guest {
                 let (second, _) = fs.getattr(&ctx, *node, None)?;
                 assert_ne!(first.mtime, second.mtime);
             }
+            Action::Confirm { parent, name } => {
+                let name = c(name);
+                let found = fs.lookup(&ctx, *parent, &name);
+                assert_eq!(fs.mkdir(&ctx, *parent, &name, 0o700, 0), Err(Errno(libc::EPERM)));
+                assert!(matches!(found, Ok(_) | Err(Errno(libc::ENOENT))));
+            }
             Action::DropCaches => {}
         }
         Ok(())
@@ -257,7 +263,7 @@ fn words(actions: &[Action]) -> Vec<String> {
                 let (open, modified) = (flag(*open, "w"), flag(*modified, "m"));
                 Some(format!("touch {name} {modified}{}{open}", flag(*attributes, "a")))
             }
-            Action::Refresh { .. } => None,
+            Action::Refresh { .. } | Action::Confirm { .. } => None,
             Action::DropCaches => Some("drop".into()),
         })
         .collect()

@@ -111,10 +111,12 @@ impl Translator {
                 exchange: false,
             });
         }
-        // The name in the guest is to be asked for once more: should this have been only half of something, that shows it.
-        for place in known(&event.to).iter().chain(&known(&event.at)) {
-            let node = fs.found_node(&place.dir, &place.name);
-            actions.extend(node.map(|node| Action::Refresh { node }));
+        // Should this have been only half of something (an exchange whose other half was not to be read yet), that shows it.
+        for place in known(&event.to).into_iter().chain(known(&event.at)) {
+            actions.push(Action::Confirm {
+                parent: place.dir.id,
+                name: place.name,
+            });
         }
     }
 
@@ -172,7 +174,6 @@ fn happen(fs: &Passthrough, place: &Place, mask: u64, actions: &mut Vec<Action>)
             parent,
             name: place.name.clone(),
             what,
-            known,
         });
         // Another name of a file that the guest knows: it has one link more.
         actions.extend(known.map(|node| Action::Refresh { node }));
@@ -232,12 +233,6 @@ fn touch(
 }
 
 impl Passthrough {
-    /// The node of what is at a name by now, when the guest knows it.
-    fn found_node(&self, dir: &Arc<Node>, name: &[u8]) -> Option<NodeId> {
-        let found = self.find(dir, &CString::new(name).ok()?).ok()?;
-        Some(self.store.find(&self.identity_of(dir, &found))?.id)
-    }
-
     /// What is at a name by now, as far as that agrees with an event that it was made there, and the node when the guest
     /// knows it.
     fn what_is_at(&self, dir: &Arc<Node>, name: &[u8], directory: bool) -> (What, Option<NodeId>) {
@@ -314,7 +309,7 @@ impl Passthrough {
             .map(|(_, kind)| change(kind, self.way_to(*parent, name.as_deref()), None))
             .collect(),
             Action::DropCaches => vec![change("invalidate", Vec::new(), None)],
-            Action::Refresh { .. } => Vec::new(),
+            Action::Refresh { .. } | Action::Confirm { .. } => Vec::new(),
         }
     }
 

@@ -157,7 +157,6 @@ fn make(parent: u64, name: &str, what: What) -> Action {
         parent,
         name: name.into(),
         what,
-        known: None,
     }
 }
 
@@ -231,29 +230,16 @@ fn everything_that_can_be_made_is_seen_as_made() {
 }
 
 #[test]
-fn a_name_that_is_taken_is_tried_again_once_the_known_node_lost_it() {
+fn a_name_that_is_taken_is_confirmed_and_told() {
     let tree = Tree::new();
     fs::write(tree.path("taken"), "").unwrap();
-    let known = tree.node(7, "taken");
     let mut agent = tree.agent();
-    let again = |what, known| Action::Make {
+    let exists = Errno::EXIST.raw_os_error();
+    let confirm = Action::Confirm {
         parent: Tree::ROOT,
         name: "taken".into(),
-        what,
-        known,
     };
-    let exists = Errno::EXIST.raw_os_error();
-    // An ordinary file system does not forget a name, so it stays taken.
-    for (what, known, opened) in [
-        (What::File, Some(known), &[Tree::ROOT, 7][..]),
-        (What::Directory, Some(known), &[Tree::ROOT]),
-        (What::File, None, &[Tree::ROOT]),
-        (What::File, Some(99), &[Tree::ROOT, 99]),
-    ] {
-        agent.rest();
-        assert_eq!(perform(&mut agent, [again(what, known)]), [exists]);
-        assert_eq!(std::mem::take(&mut lock(&tree.seen).opened), opened);
-    }
+    assert_eq!(perform(&mut agent, [make_file("taken"), confirm]), [exists, 0]);
 }
 
 #[test]
@@ -557,7 +543,6 @@ fn a_name_may_be_any_bytes() {
         parent: Tree::ROOT,
         name: name.clone(),
         what: What::File,
-        known: None,
     };
     assert_eq!(perform(&mut agent, [action]), [0]);
     let path = tree

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::base_image::IMAGE;
 use crate::machine::Machine;
 use crate::processes::wait_until;
-use crate::program::Program;
+use crate::program::{Program, Running};
 
 /// How long a state may take to come after the command that asked for it.
 pub const STATE_LIMIT: Duration = Duration::from_secs(120);
@@ -159,6 +159,100 @@ impl Drop for Container {
         drop(
             self.machine
                 .docker(["rm", "-f", "-v", &self.name])
+                .limit(Duration::from_secs(60))
+                .run(),
+        );
+    }
+}
+
+/// A container that is told something by lines, and answers by lines. It is removed when this is dropped.
+pub struct Conversation {
+    machine: Arc<Machine>,
+    name: String,
+    running: Running,
+    /// How much of what it has answered is known.
+    heard: usize,
+}
+
+impl Conversation {
+    /// Runs `command`, which is a `docker run -i --name NAME …`.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(machine: &Arc<Machine>, name: String, command: Program) -> Result<Conversation> {
+        Ok(Conversation {
+            machine: Arc::clone(machine),
+            name,
+            running: command.piped().spawn()?,
+            heard: 0,
+        })
+    }
+
+    /// Tells it something, without waiting for the answer.
+    ///
+    /// # Errors
+    /// When it listens no more.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        self.running.write(format!("{line}\n").as_bytes())
+    }
+
+    /// Its next line.
+    ///
+    /// # Errors
+    /// When it ends instead, or says nothing in [`STATE_LIMIT`].
+    pub fn answer(&mut self) -> Result<String> {
+        let end = self
+            .running
+            .stdout
+            .wait_for("\n", self.heard, STATE_LIMIT)
+            .with_context(|| {
+                let errors = self.running.stderr.bytes();
+                format!("{}: {}", self.name, String::from_utf8_lossy(&errors))
+            })?;
+        let bytes = self.running.stdout.part(self.heard, end);
+        self.heard = end;
+        Ok(String::from_utf8_lossy(&bytes).trim_end().to_owned())
+    }
+
+    /// Tells it something and expects an answer.
+    ///
+    /// # Errors
+    /// When there is another one, or none.
+    pub fn does(&mut self, line: &str, expected: &str) -> Result<()> {
+        self.tell(line)?;
+        let found = self.answer()?;
+        same(
+            &format!("{} was told {line:?}", self.name),
+            &found.as_str(),
+            &expected,
+        )
+    }
+
+    /// Ends the container as a power cut would.
+    ///
+    /// # Errors
+    /// When it has ended before.
+    pub fn kill(&self) -> Result<()> {
+        self.machine.docker(["kill", &self.name]).ok().map(drop)
+    }
+
+    /// Ends it as [`Conversation::kill`] does and says with which code its client ended.
+    ///
+    /// # Errors
+    /// When it has ended before, or its client does not end.
+    pub fn killed(&mut self) -> Result<Option<i32>> {
+        self.kill()?;
+        self.running.ends(STATE_LIMIT)
+    }
+}
+
+impl Drop for Conversation {
+    fn drop(&mut self) {
+        // It is gone already after a kill, and ends by itself when its stdin does.
+        self.running.close_stdin();
+        drop(
+            self.machine
+                .docker(["rm", "--force", &self.name])
                 .limit(Duration::from_secs(60))
                 .run(),
         );

@@ -4,8 +4,10 @@
 //! every command with a limit, [`terminal::Terminal`] is a person at a terminal. The [`cases`] are grouped by theme; the
 //! `e2e` program runs them, `bench` measures.
 
+pub mod api;
 pub mod base_image;
 pub mod bench;
+pub mod carried;
 pub mod cases;
 pub mod docker;
 pub mod host_services;
@@ -18,3 +20,4 @@ pub mod programs_image;
 pub mod suite;
 pub mod terminal;
 pub mod transcript;
+pub mod watcher;

@@ -134,6 +134,11 @@ impl Machine {
         self.socket_dir().join("docker.sock")
     }
 
+    /// The socket of the daemon's HTTP interface.
+    pub fn api_socket(&self) -> PathBuf {
+        self.socket_dir().join("api.sock")
+    }
+
     /// The configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.home().join(".config/berth/config.yaml")

@@ -102,6 +102,13 @@ impl Transcript {
         self.lock().bytes.clone()
     }
 
+    /// The bytes from one place to another, as far as there are any yet.
+    pub fn part(&self, from: usize, to: usize) -> Vec<u8> {
+        let state = self.lock();
+        let to = to.min(state.bytes.len());
+        state.bytes.get(from..to).unwrap_or_default().to_vec()
+    }
+
     /// How many bytes there are so far.
     pub fn len(&self) -> usize {
         self.lock().bytes.len()
@@ -142,6 +149,9 @@ mod tests {
         let end = transcript.wait_for("hello", 0, LONG).unwrap();
         assert_eq!(end, 5);
         assert_eq!(transcript.wait_for("hello", end, LONG).unwrap(), 11);
+        assert_eq!(transcript.part(end, 8), b" he");
+        assert_eq!(transcript.part(9, 100), b"lo");
+        assert_eq!(transcript.part(100, 200), b"");
     }
 
     #[test]

@@ -4,91 +4,20 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 
 use super::{Shared, USER, all_ours, no_image};
-use crate::docker::{STATE_LIMIT, same};
-use crate::machine::Machine;
-use crate::program::Running;
+use crate::docker::{Conversation, STATE_LIMIT, same};
 use crate::suite::{Context, Verdict};
 
 /// A container that does what it is told.
-struct Agent {
-    machine: Arc<Machine>,
-    name: String,
-    running: Running,
-    /// How much of what it has answered is known.
-    heard: usize,
-}
-
-impl Agent {
-    fn start(shared: &Shared, name: String, options: &[&str]) -> Result<Agent> {
-        let options = [&["-i", "--name", &name], options].concat();
-        let running = shared.python(&options, "agent.py", &[]).piped().spawn()?;
-        Ok(Agent {
-            machine: Arc::clone(&shared.machine),
-            name,
-            running,
-            heard: 0,
-        })
-    }
-
-    /// Tells it something, without waiting for the answer.
-    fn tell(&mut self, line: &str) -> Result<()> {
-        self.running.write(format!("{line}\n").as_bytes())
-    }
-
-    /// Its next answer.
-    fn answer(&mut self) -> Result<String> {
-        let end = self
-            .running
-            .stdout
-            .wait_for("\n", self.heard, STATE_LIMIT)
-            .with_context(|| {
-                let errors = self.running.stderr.bytes();
-                format!("{}: {}", self.name, String::from_utf8_lossy(&errors))
-            })?;
-        let bytes = self.running.stdout.bytes();
-        let line = String::from_utf8_lossy(&bytes[self.heard..end])
-            .trim_end()
-            .to_owned();
-        self.heard = end;
-        Ok(line)
-    }
-
-    /// Tells it something and expects an answer.
-    fn does(&mut self, line: &str, expected: &str) -> Result<()> {
-        self.tell(line)?;
-        let found = self.answer()?;
-        same(
-            &format!("{} was told {line:?}", self.name),
-            &found.as_str(),
-            &expected,
-        )
-    }
-
-    /// Ends the container as a power cut would.
-    fn kill(&self) -> Result<()> {
-        self.machine.docker(["kill", &self.name]).ok().map(drop)
-    }
-
-    /// Ends it as [`Agent::kill`] does and says with which code its client ended.
-    fn killed(&mut self) -> Result<Option<i32>> {
-        self.kill()?;
-        self.running.ends(STATE_LIMIT)
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        // It is gone already after a kill, and ends by itself when its stdin does.
-        self.running.close_stdin();
-        drop(self.machine.docker(["rm", "--force", &self.name]).run());
-    }
+fn agent(shared: &Shared, name: String, options: &[&str]) -> Result<Conversation> {
+    let options = [&["-i", "--name", &name], options].concat();
+    let command = shared.python(&options, "agent.py", &[]);
+    Conversation::start(&shared.machine, name, command)
 }
 
 pub(super) fn containers_see_each_others_files_maps_and_sockets(context: &Context) -> Result<Verdict> {
@@ -96,8 +25,8 @@ pub(super) fn containers_see_each_others_files_maps_and_sockets(context: &Contex
         return Ok(no_image());
     };
     let dir = &shared.dir;
-    let mut one = Agent::start(&shared, context.name("one"), &[])?;
-    let mut two = Agent::start(&shared, context.name("two"), &["-u", USER])?;
+    let mut one = agent(&shared, context.name("one"), &[])?;
+    let mut two = agent(&shared, context.name("two"), &["-u", USER])?;
 
     // Names and what they lead to.
     one.does("put('file', 'one'); os.chmod('file', 0o666)", "= null")?;
@@ -203,8 +132,8 @@ pub(super) fn containers_and_the_host_lock_each_other_out(context: &Context) -> 
         .write(true)
         .open(&path)
         .context("the file")?;
-    let mut one = Agent::start(&shared, context.name("one"), &[])?;
-    let mut two = Agent::start(&shared, context.name("two"), &[])?;
+    let mut one = agent(&shared, context.name("one"), &[])?;
+    let mut two = agent(&shared, context.name("two"), &[])?;
     for agent in [&mut one, &mut two] {
         agent.does("f = os.open('file', os.O_RDWR)", "= null")?;
     }
@@ -249,7 +178,7 @@ pub(super) fn containers_and_the_host_lock_each_other_out(context: &Context) -> 
     one.does("fcntl.flock(f, EX); fcntl.lockf(f, EX)", "= null")?;
     two.does("interrupted(lambda: fcntl.flock(f, EX))", "= true")?;
     two.does("interrupted(lambda: fcntl.lockf(f, EX))", "= true")?;
-    let mut doomed = Agent::start(&shared, context.name("doomed"), &[])?;
+    let mut doomed = agent(&shared, context.name("doomed"), &[])?;
     doomed.does("f = os.open('file', os.O_RDWR)", "= null")?;
     doomed.tell("fcntl.lockf(f, EX)")?;
     // Its main thread is in fcntl(2), number 72, and stays there.

@@ -1,0 +1,63 @@
+//! Calls of the daemon's HTTP interface (`docs/api.md`), without the command line in between.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::machine::Machine;
+
+/// How long an answer may take: longer than the daemon takes for any call at most.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// What came with it.
+    pub body: String,
+}
+
+/// `POST PATH` without a body.
+///
+/// # Errors
+/// When nobody answers, or not in HTTP. An answer that says no is an answer.
+pub fn post(machine: &Machine, path: &str) -> Result<Answer> {
+    let what = || format!("POST {path}");
+    let mut stream = UnixStream::connect(machine.api_socket()).with_context(what)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT)).with_context(what)?;
+    let request =
+        format!("POST {path} HTTP/1.1\r\nHost: berth\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).with_context(what)?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).with_context(what)?;
+    parse(&text).with_context(|| format!("{}: not an answer: {text:?}", what()))
+}
+
+fn parse(text: &str) -> Option<Answer> {
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.strip_prefix("HTTP/1.1 ")?.split(' ').next()?;
+    Some(Answer {
+        status: status.parse().ok()?,
+        body: body.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_has_a_status_and_a_body() {
+        let text = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 2\r\n\r\nno";
+        let answer = Answer {
+            status: 503,
+            body: "no".to_owned(),
+        };
+        assert_eq!(parse(text), Some(answer));
+        assert_eq!(parse("HTTP/1.1 200 OK\r\n"), None);
+        assert_eq!(parse("hello\r\n\r\n"), None);
+    }
+}

@@ -1,0 +1,178 @@
+//! What is done to files while somebody watches.
+
+/// Something done by a shell.
+pub(super) struct Step {
+    pub(super) what: &'static str,
+    /// What is watched from here on.
+    pub(super) watch: &'static [&'static str],
+    /// What the shell does, in the directory that has all this.
+    pub(super) script: &'static str,
+}
+
+const fn step(what: &'static str, watch: &'static [&'static str], script: &'static str) -> Step {
+    Step { what, watch, script }
+}
+
+/// What is there before. Nobody looks into `aside`.
+pub(super) const BEFORE: &str = "mkdir here aside aside/dir; echo in > aside/in; echo in > aside/dir/file; mkdir -p pkg/sub; \
+    echo a > pkg/a; echo b > pkg/b; echo c > pkg/sub/c; ln -s a pkg/link; tar cf pkg.tar pkg; rm -r pkg";
+
+/// What people and their programs do to files.
+pub(super) const PROGRAMS: [Step; 44] = [
+    step("a new file", &["here"], "echo one > here/f"),
+    step("writing it anew", &[], "echo two > here/f"),
+    step("appending", &[], "echo three >> here/f"),
+    step("touch of a new file", &[], "touch here/t"),
+    step("touch of an old one", &[], "touch here/t"),
+    step("touch with another's times", &[], "touch -r here/f here/t"),
+    step("chmod", &[], "chmod 600 here/t"),
+    step("chmod of the watched directory", &[], "chmod 700 here"),
+    step("cp", &[], "cp here/f here/copy"),
+    step("cp with times and mode", &[], "cp -p here/f here/kept"),
+    step("mv", &[], "mv here/copy here/moved"),
+    step("mv over another", &[], "mv here/moved here/kept"),
+    step("mkdir -p", &[], "mkdir -p here/tree/sub/deep"),
+    step(
+        "chmod of a directory that is watched, in one that is",
+        &["here/tree", "here/tree/sub"],
+        "chmod 700 here/tree",
+    ),
+    step(
+        "in several directories",
+        &[],
+        "echo x > here/tree/file; echo y > here/tree/sub/file; mkdir here/tree/sub/more",
+    ),
+    step(
+        "mv to another directory",
+        &[],
+        "mv here/tree/file here/tree/sub/other",
+    ),
+    step("mv of a directory", &[], "mv here/tree/sub here/away"),
+    step("in it at its new place", &[], "echo more >> here/away/other"),
+    step("mv of it back", &[], "mv here/away here/tree/sub"),
+    step("mv from where nobody looks", &[], "mv aside/in here/in"),
+    step("mv to where nobody looks", &[], "mv here/in aside/out"),
+    step("mv of a directory from there", &[], "mv aside/dir here/dir"),
+    step(
+        "in that directory",
+        &["here/dir"],
+        "echo more >> here/dir/file; echo new > here/dir/new",
+    ),
+    step("mv of it back there", &[], "mv here/dir aside/dir"),
+    step("sed -i", &[], "sed -i s/two/2/ here/f"),
+    step("truncate to more", &[], "truncate -s 10000 here/f"),
+    step("truncate to nothing", &[], "truncate -s 0 here/f"),
+    step("truncate of a new file", &[], "truncate -s 100 here/s"),
+    step(
+        "dd",
+        &[],
+        "dd if=/dev/zero of=here/big bs=64k count=16 2>/dev/null",
+    ),
+    step(
+        "dd into the middle",
+        &[],
+        "dd if=/dev/zero of=here/big bs=1k seek=3 count=1 conv=notrunc 2>/dev/null",
+    ),
+    step("ln", &[], "ln here/f here/hard"),
+    step("writing through the other name", &[], "echo hard >> here/hard"),
+    step("rm of the other name", &[], "rm here/hard"),
+    step("ln -s", &[], "ln -s f here/link"),
+    step("rm of the link", &[], "rm here/link"),
+    step("a FIFO", &[], "mkfifo here/fifo; rm here/fifo"),
+    step(
+        "saving by a file that takes the place",
+        &[],
+        "echo new > here/.f.tmp; mv here/.f.tmp here/f",
+    ),
+    step(
+        "saving with a backup",
+        &[],
+        "mv here/f here/f~; echo newer > here/f; chmod 640 here/f; rm here/f~",
+    ),
+    step("tar x", &[], "tar xf pkg.tar -C here"),
+    step(
+        "tar x over what is there",
+        &["here/pkg", "here/pkg/sub"],
+        "tar xf pkg.tar -C here",
+    ),
+    step(
+        "files and directories that are gone at once",
+        &[],
+        "i=0; while [ $i -lt 100 ]; do echo $i > here/a$i; mv here/a$i here/b$i; rm here/b$i; mkdir here/d$i; rmdir here/d$i; \
+         i=$((i+1)); done",
+    ),
+    step(
+        "many files",
+        &[],
+        "i=0; while [ $i -lt 300 ]; do echo $i > here/many$i; i=$((i+1)); done",
+    ),
+    step(
+        "rm of them",
+        &[],
+        "i=0; while [ $i -lt 300 ]; do rm here/many$i; i=$((i+1)); done",
+    ),
+    step("rm -r of watched trees", &[], "rm -r here/tree here/pkg"),
+];
+
+/// What git does. Times are such that it need not wonder whether a file has changed since it looked.
+pub(super) const GIT: [Step; 10] = [
+    step("git init", &["here"], "git init -q -b main here/repo"),
+    step(
+        "git add",
+        &["here/repo", "here/repo/.git", "here/repo/.git/refs/heads"],
+        "cd here/repo; git config gc.auto 0; git config maintenance.auto false; mkdir src; i=0; \
+         while [ $i -lt 20 ]; do echo $i > src/$i; i=$((i+1)); done; echo top > top; touch -d @1700000000 top src/*; git add .",
+    ),
+    step(
+        "git commit",
+        &["here/repo/src"],
+        "cd here/repo; git commit -qm one",
+    ),
+    step(
+        "git checkout of a new branch",
+        &[],
+        "cd here/repo; git checkout -qb other; git rm -q src/3 src/4",
+    ),
+    step(
+        "git commit of it",
+        &[],
+        "cd here/repo; echo changed > src/5; echo new > src/new; touch -d @1600000000 src/5 src/new; git add .; \
+         git commit -qm two",
+    ),
+    step("git checkout", &[], "cd here/repo; git checkout -q main"),
+    step(
+        "git checkout of the other",
+        &[],
+        "cd here/repo; git checkout -q other",
+    ),
+    step(
+        "git stash",
+        &[],
+        "cd here/repo; echo wip > src/6; touch -d @1500000000 src/6; git stash -q",
+    ),
+    step("git stash pop", &[], "cd here/repo; git stash pop -q"),
+    step("git reset", &[], "cd here/repo; git reset -q --hard main"),
+];
+
+/// What every step has in its environment. With fixed dates, the same steps make the same commits anywhere.
+pub(super) const ENVIRONMENT: [(&str, &str); 9] = [
+    ("LC_ALL", "C"),
+    ("GIT_CONFIG_NOSYSTEM", "1"),
+    ("GIT_CONFIG_GLOBAL", "/dev/null"),
+    ("GIT_AUTHOR_NAME", "Author"),
+    ("GIT_AUTHOR_EMAIL", "author@example.org"),
+    ("GIT_AUTHOR_DATE", "1700000000 +0100"),
+    ("GIT_COMMITTER_NAME", "Committer"),
+    ("GIT_COMMITTER_EMAIL", "committer@example.org"),
+    ("GIT_COMMITTER_DATE", "1700000000 +0100"),
+];
+
+/// What no step has: these would lead git to another repository, such as the one whose hook runs the tests.
+pub(super) const NOT_IN_ENVIRONMENT: [&str; 6] = [
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_COMMON_DIR",
+    "GIT_PREFIX",
+];

@@ -249,6 +249,9 @@ impl Passthrough {
         share.remove();
         self.forget_nodes(|node| node.share.number == share.number);
         self.memory.remove_share(share.number);
+        if let Some(watcher) = self.watcher.get() {
+            watcher.forget();
+        }
     }
 
     /// Forgets nodes that are picked, with all that belongs to them.

@@ -94,7 +94,7 @@ impl Answers<'_> {
                     to,
                     new_name,
                     ..
-                }) if **name == *at.1 => self.real_or_placeholder(*to, new_name, libc::S_IFREG),
+                }) if **name == *at.1 => self.moved(*to, new_name),
                 _ => Err(Errno(libc::ENOENT)),
             };
         }
@@ -136,8 +136,7 @@ impl Answers<'_> {
                 exchange,
             }) => {
                 if at == (*from, &**name) {
-                    // It is where it came to.
-                    self.real_or_placeholder(*to, new_name, libc::S_IFREG)
+                    self.moved(*to, new_name)
                 } else if at == (*to, &**new_name) && *exchange {
                     self.real_or_placeholder(*from, name, libc::S_IFREG)
                 } else if at == (*to, &**new_name) {
@@ -178,6 +177,18 @@ impl Answers<'_> {
             entry_timeout: Duration::ZERO,
             ..entry
         })
+    }
+
+    /// What is renamed: it is where it came to. When the guest knows it there already, because it looked or because more has
+    /// happened since, something else has to be moved there, for Linux does nothing where both names are one inode's.
+    fn moved(&self, to: NodeId, new_name: &[u8]) -> Result<Entry> {
+        let entry = self.real_or_placeholder(to, new_name, libc::S_IFREG)?;
+        if self.victim().is_none_or(|victim| victim.id != entry.node) {
+            return Ok(entry);
+        }
+        self.fs.drop_lookups(entry.node, 1);
+        let kind = entry.attr.mode & libc::S_IFMT;
+        Ok(zero_lived(placeholder(kind), kind))
     }
 
     /// What is at a name on the host; a placeholder when it is gone, or when only the guest has the directory.

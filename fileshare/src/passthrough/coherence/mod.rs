@@ -91,6 +91,8 @@ struct Counts {
 #[derive(Default)]
 struct Requests {
     stop: bool,
+    /// The guest is to forget what it has cached.
+    forget: bool,
     agent: Option<Box<dyn Agent>>,
     barriers: Vec<Reached>,
     subscribers: Vec<SyncSender<Change>>,
@@ -186,6 +188,12 @@ impl Watcher {
     /// Whether the guest may cache without limit.
     pub(super) fn is_live(&self) -> bool {
         self.live.load(Ordering::Acquire)
+    }
+
+    /// Has the guest forget what it has cached: it may be of a share that is gone. Barriers wait for it.
+    pub(super) fn forget(&self) {
+        self.requests().forget = true;
+        self.wake();
     }
 
     fn requests(&self) -> MutexGuard<'_, Requests> {

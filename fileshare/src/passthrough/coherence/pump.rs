@@ -1,5 +1,6 @@
 //! The thread that reads events, has them replayed, and says when that is done.
 
+use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -68,10 +69,11 @@ impl Pump {
             let mut count = [0; 8];
             // Nothing to be read says that there are no requests.
             let _ = rustix::io::read(&watcher.wake, &mut count);
-            let (stop, agent, barriers) = {
+            let (stop, forget, agent, barriers) = {
                 let mut requests = watcher.requests();
                 let barriers = std::mem::take(&mut requests.barriers);
-                (requests.stop, requests.agent.take(), barriers)
+                let forget = std::mem::take(&mut requests.forget);
+                (requests.stop, forget, requests.agent.take(), barriers)
             };
             if stop {
                 watcher.live.store(false, Ordering::Release);
@@ -86,6 +88,7 @@ impl Pump {
                 }
             }
             self.drain();
+            self.stale |= forget;
             if self.stale && self.agent.is_some() {
                 self.invalidate();
             }
@@ -100,10 +103,9 @@ impl Pump {
 
     /// Reads and replays all that is there.
     fn drain(&mut self) {
-        let mut events = Vec::new();
         let mut count = 0;
         loop {
-            events.clear();
+            let mut events = Vec::new();
             let more = self.watcher.watches.group.read(&mut self.buffer, &mut events);
             let read = Instant::now();
             match more {
@@ -116,7 +118,7 @@ impl Pump {
                 }
             }
             count += events.len();
-            self.replay(&events, read);
+            self.replay(events, read);
             if count > QUEUE {
                 // The rest is for the next round, for which there is a poll already.
                 return;
@@ -124,7 +126,7 @@ impl Pump {
         }
     }
 
-    fn replay(&mut self, events: &[Event], read: Instant) {
+    fn replay(&mut self, events: Vec<Event>, read: Instant) {
         let counts = &self.watcher.counts;
         if events.iter().any(Event::is_overflow) {
             tracing::warn!(
@@ -140,14 +142,18 @@ impl Pump {
             counts.dropped.fetch_add(others, Ordering::Relaxed);
             return;
         }
-        let mut actions = Vec::new();
-        let sums = self.translator.translate(&self.fs, events, &mut actions);
-        counts.seen.fetch_add(sums.seen, Ordering::Relaxed);
-        counts.dropped.fetch_add(sums.dropped, Ordering::Relaxed);
-        counts.coalesced.fetch_add(sums.coalesced, Ordering::Relaxed);
-        for batch in actions.chunks(BATCH) {
-            if !self.perform(batch, read) {
-                return;
+        let mut events = VecDeque::from(events);
+        while !events.is_empty() {
+            let mut actions = Vec::new();
+            let sums = self.translator.translate(&self.fs, &mut events, &mut actions);
+            let counts = &self.watcher.counts;
+            counts.seen.fetch_add(sums.seen, Ordering::Relaxed);
+            counts.dropped.fetch_add(sums.dropped, Ordering::Relaxed);
+            counts.coalesced.fetch_add(sums.coalesced, Ordering::Relaxed);
+            for batch in actions.chunks(BATCH) {
+                if !self.perform(batch, read) {
+                    return;
+                }
             }
         }
     }

@@ -434,6 +434,50 @@ fn what_a_rename_replaces_is_what_the_guest_knew() {
 }
 
 #[test]
+fn every_rename_is_one_in_the_guest_however_late_it_comes() {
+    let world = World::alone();
+    let broken = world.connect();
+    world.sync().unwrap();
+    broken.store(true, Ordering::Relaxed);
+    world.host("echo one > new; mv new f");
+    world.lost.recv().unwrap();
+    // The guest has seen it at its new place already.
+    let seen = world.look(ROOT_ID, c"f");
+    world.coherence.running.watcher.board.arm(&[Numbered {
+        number: 3,
+        action: Action::Rename {
+            from: ROOT_ID,
+            name: b"new"[..].into(),
+            to: ROOT_ID,
+            new_name: b"f"[..].into(),
+            exchange: false,
+        },
+    }]);
+    let agent = Context {
+        uid: AGENT,
+        gid: 3,
+        pid: 1,
+    };
+    let source = world.fs.lookup(&agent, ROOT_ID, c"new").unwrap();
+    let target = world.fs.lookup(&agent, ROOT_ID, c"f").unwrap();
+    assert_eq!(target.node, seen.node);
+    assert_ne!(source.node, target.node, "Linux would do nothing");
+    assert_eq!(source.entry_timeout, Duration::ZERO);
+}
+
+#[test]
+fn what_happens_to_a_directory_is_told_by_its_name() {
+    let world = World::new();
+    world.host("mkdir d");
+    world.sync().unwrap();
+    world.look(ROOT_ID, c"d");
+    assert_eq!(
+        words(&world.after("chmod 700 d; chmod 700 .")),
+        ["touch d a", "touch . a"]
+    );
+}
+
+#[test]
 fn what_comes_from_or_goes_to_where_the_guest_has_not_been_passes_through_the_staging_directory() {
     let world = World::alone();
     world.host("mkdir known unknown; echo x > unknown/f");
@@ -443,6 +487,28 @@ fn what_comes_from_or_goes_to_where_the_guest_has_not_been_passes_through_the_st
     world.look(ROOT_ID, c"known");
     assert_eq!(words(&world.after("mv unknown/f known/f")), ["in f"]);
     assert_eq!(words(&world.after("mv known/f unknown/g")), ["out f"]);
+}
+
+#[test]
+fn the_guest_forgets_what_was_in_a_share_that_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = PassthroughConfig::with_cache(CachePolicy::Auto);
+    let fs = Arc::new(Passthrough::multiple(config));
+    let coherence = Coherence::start(&fs, AGENT).unwrap();
+    let log = Log::default();
+    coherence.connect(Box::new(Guest {
+        fs: fs.clone(),
+        log: log.clone(),
+        broken: Arc::default(),
+    }));
+    fs.add_share("s0", ShareConfig::new(dir.path())).unwrap();
+    assert_eq!(coherence.figures().watched, 1);
+    fs.remove_share("s0");
+    let (sender, reached) = channel();
+    coherence.barrier(Box::new(move |result| sender.send(result).unwrap()));
+    reached.recv().unwrap().unwrap();
+    assert_eq!(log.lock().unwrap()[0], (Action::DropCaches, 0));
+    assert_eq!(coherence.figures().watched, 0);
 }
 
 #[test]
@@ -516,7 +582,7 @@ fn an_exchange_is_one_action() {
         event(b"b", b"c", b"1"),
     ];
     let mut actions = Vec::new();
-    translate::Translator::default().translate(&world.fs, &events, &mut actions);
+    translate::Translator::default().translate(&world.fs, &mut events.into(), &mut actions);
     let exchanged: Vec<bool> = actions
         .iter()
         .filter_map(|action| match action {

@@ -4,6 +4,7 @@
 //! happened in the order of a file's life. What an event says is not looked up again where that can be avoided: the name may
 //! stand for something else by now, which a later event tells.
 
+use std::collections::VecDeque;
 use std::ffi::CString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,32 +41,40 @@ struct Place {
 }
 
 impl Translator {
-    /// Adds the actions of `events` to `actions`.
+    /// Adds the actions of `events` to `actions`. Stops before an event of a directory that the guest may know only when
+    /// these actions have been performed.
     pub(super) fn translate(
         &mut self,
         fs: &Passthrough,
-        events: &[Event],
+        events: &mut VecDeque<Event>,
         actions: &mut Vec<Action>,
     ) -> Sums {
         let mut sums = Sums::default();
-        let mut others = events
-            .iter()
-            .filter(|event| event.pid != own_pid() && !event.is_overflow())
-            .peekable();
-        while let Some(event) = others.next() {
+        while let Some(event) = events.front() {
+            if !actions.is_empty() && is_of_unknown(fs, event) {
+                break;
+            }
+            let Some(event) = events.pop_front() else { break };
+            if event.pid == own_pid() || event.is_overflow() {
+                continue;
+            }
             sums.seen += 1;
             let before = actions.len();
             if event.mask & libc::FAN_RENAME != 0 {
                 // An exchange is two renames, one after the other.
-                let back = others.next_if(|next| {
+                let is_back = |next: &Event| {
                     next.mask & libc::FAN_RENAME != 0
                         && event.at.is_some()
                         && next.at == event.to
                         && next.to == event.at
                         && next.target != event.target
-                });
-                sums.seen += u64::from(back.is_some());
-                self.rename(fs, event, back.is_some(), actions);
+                };
+                let exchange = events.front().is_some_and(is_back);
+                if exchange {
+                    events.pop_front();
+                    sums.seen += 1;
+                }
+                self.rename(fs, &event, exchange, actions);
             } else if let Some((key, name)) = &event.at {
                 for place in places(fs, key, name) {
                     sums.coalesced += u64::from(!happen(fs, &place, event.mask, actions));
@@ -127,6 +136,14 @@ impl Translator {
     }
 }
 
+/// Whether what happened to a directory is told by a name for it that nobody knows: one that is new, most likely.
+fn is_of_unknown(fs: &Passthrough, event: &Event) -> bool {
+    event
+        .at
+        .as_ref()
+        .is_some_and(|(key, name)| **name == *b"." && places(fs, key, name).is_empty())
+}
+
 /// The directories of the guest's that an event is of, if the guest may see the name there.
 fn places(fs: &Passthrough, key: &Key, name: &[u8]) -> Vec<Place> {
     let Some(watcher) = fs.watcher.get() else {
@@ -155,18 +172,21 @@ fn happen(fs: &Passthrough, place: &Place, mask: u64, actions: &mut Vec<Action>)
     let parent = place.dir.id;
     let is = |bit: u64| mask & bit != 0;
     let directory = is(libc::FAN_ONDIR);
+    let (open, modified, attributes) = (
+        is(libc::FAN_CLOSE_WRITE),
+        is(libc::FAN_MODIFY),
+        is(libc::FAN_ATTRIB),
+    );
     if &*place.name == b"." {
-        // Told with its name to who watches the directory above, if the guest has one.
-        if place.dir.permanent && is(libc::FAN_ATTRIB) {
-            actions.push(Action::Touch {
-                parent,
-                name: None,
-                open: false,
-                modified: false,
-                attributes: true,
-            });
+        if !modified && !attributes {
+            return true;
         }
-        return true;
+        // What happens to a directory is told by its own name for itself, also to who watches the one above.
+        let flags = (false, modified, attributes);
+        return match place.dir.place() {
+            Some(above) => touch(actions, above.parent.id, Some(&above.name), flags),
+            None => touch(actions, parent, None, flags),
+        };
     }
     if is(libc::FAN_CREATE) {
         let (what, known) = fs.what_is_at(&place.dir, &place.name, directory);
@@ -178,14 +198,9 @@ fn happen(fs: &Passthrough, place: &Place, mask: u64, actions: &mut Vec<Action>)
         // Another name of a file that the guest knows: it has one link more.
         actions.extend(known.map(|node| Action::Refresh { node }));
     }
-    let (open, modified, attributes) = (
-        is(libc::FAN_CLOSE_WRITE),
-        is(libc::FAN_MODIFY),
-        is(libc::FAN_ATTRIB),
-    );
     let mut added = true;
     if open || modified || attributes {
-        added = touch(actions, parent, &place.name, (open, modified, attributes));
+        added = touch(actions, parent, Some(&place.name), (open, modified, attributes));
     }
     if is(libc::FAN_DELETE) {
         actions.push(Action::Remove {
@@ -203,18 +218,18 @@ fn happen(fs: &Passthrough, place: &Place, mask: u64, actions: &mut Vec<Action>)
 fn touch(
     actions: &mut Vec<Action>,
     in_parent: NodeId,
-    of: &[u8],
+    of: Option<&[u8]>,
     (now_open, now_modified, now_attributes): (bool, bool, bool),
 ) -> bool {
     if let Some(Action::Touch {
         parent,
-        name: Some(name),
+        name,
         open,
         modified,
         attributes,
     }) = actions.last_mut()
         && *parent == in_parent
-        && **name == *of
+        && name.as_deref() == of
         && !*open
     {
         *open = now_open;
@@ -224,7 +239,7 @@ fn touch(
     }
     actions.push(Action::Touch {
         parent: in_parent,
-        name: Some(of.into()),
+        name: of.map(Into::into),
         open: now_open,
         modified: now_modified,
         attributes: now_attributes,

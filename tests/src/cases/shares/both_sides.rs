@@ -23,7 +23,7 @@ cases!("shares":
 );
 
 /// Runs, each from a seed of its own, and operations of each side; of a normal run and of a full one.
-const SIZES: ((u64, usize), (u64, usize)) = ((2, 1500), (5, 10_000));
+const SIZES: ((u64, usize), (u64, usize)) = ((1, 800), (5, 10_000));
 /// After so many operations the sides wait for each other, or the host would be through before the container has begun.
 const AT_ONCE: usize = 10;
 /// How long a container may take: two processes for most operations, on an emulated processor.

@@ -27,13 +27,13 @@ cases!("shares":
 );
 
 /// Rounds with a `docker exec` each.
-const EXECS: usize = 200;
+const EXECS: usize = 50;
 /// Rounds with a barrier each, of a normal run and of a full one.
-const BARRIERS: (usize, usize) = (1000, 10_000);
+const BARRIERS: (usize, usize) = (300, 10_000);
 /// Rounds of names that come and go.
 const NAMES: usize = 15;
 /// More files than the host's kernel keeps events (16384 unless configured otherwise).
-const FLOOD: usize = 40_000;
+const FLOOD: usize = 20_000;
 /// How long an emulated machine may take to be told of as much as can be told of them, and to forget what it had.
 const FLOOD_LIMIT: Duration = Duration::from_secs(600);
 

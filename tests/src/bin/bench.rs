@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use berth_tests::bench::boot::{Boot, Hypervisor, initramfs};
+use berth_tests::bench::coherence;
 use berth_tests::bench::files::host::{FilesArgs, run as files};
 use berth_tests::bench::machine;
 use berth_tests::bench::report::{Report, Row};
@@ -15,6 +16,7 @@ use berth_tests::bench::{median, percentile};
 use berth_tests::machine::Machine;
 use berth_tests::options::{Options, Setup, on_path};
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 #[derive(Parser)]
 #[command(
@@ -45,14 +47,38 @@ struct Cli {
 enum Other {
     /// Compares berth's file sharing with virtiofsd and ext4 in one emulated guest
     Files(FilesArgs),
+    /// Measures what is cached of a share beside ext4, and how long changes of the host take to be in the guest
+    Coherence(CoherenceArgs),
+}
+
+#[derive(clap::Args)]
+struct CoherenceArgs {
+    #[command(flatten)]
+    options: Options,
+    /// Write the figures as JSON
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == coherence::ARGUMENT)
+    {
+        return end(coherence::serve(
+            std::io::stdin().lock(),
+            std::io::stdout().lock(),
+        ));
+    }
     let cli = Cli::parse();
-    let result = match &cli.other {
+    end(match &cli.other {
         None => run(&cli),
         Some(Other::Files(args)) => files(args),
-    };
+        Some(Other::Coherence(args)) => coherent(args),
+    })
+}
+
+fn end(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -60,6 +86,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn coherent(args: &CoherenceArgs) -> Result<()> {
+    let report = coherence::run(&Setup::find(args.options.clone())?)?;
+    print!("{}", report.table());
+    match &args.output {
+        Some(path) => write_json(&report, path),
+        None => Ok(()),
+    }
+}
+
+fn write_json(report: &impl Serialize, path: &Path) -> Result<()> {
+    let text = serde_json::to_string_pretty(report).context("cannot write the figures as JSON")?;
+    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn run(cli: &Cli) -> Result<()> {
@@ -78,11 +118,7 @@ fn run(cli: &Cli) -> Result<()> {
         (None, Some(dir)) => Some(PathBuf::from(dir).join("bench.json")),
         (None, None) => None,
     };
-    if let Some(path) = output {
-        let text = serde_json::to_string_pretty(&report).context("cannot write the figures as JSON")?;
-        fs::write(&path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    output.map_or(Ok(()), |path| write_json(&report, &path))
 }
 
 /// One vCPU, 128 MiB, a tiny initramfs.

@@ -5,8 +5,8 @@
 mod changes;
 mod git;
 mod large;
-mod modules;
-mod small;
+pub(in crate::bench) mod modules;
+pub(in crate::bench) mod small;
 mod system;
 
 pub mod trees;

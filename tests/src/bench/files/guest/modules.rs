@@ -11,7 +11,7 @@ use super::trees;
 
 /// Every package requires some others. As at the start of a program: nothing found is remembered from one package to the
 /// next, which is a process's own business.
-pub(super) fn resolve(root: &Path, packages: u32) -> Result<()> {
+pub(in crate::bench) fn resolve(root: &Path, packages: u32) -> Result<()> {
     let mut buffer = vec![0; 16 << 10];
     for package in 0..packages {
         let here = root

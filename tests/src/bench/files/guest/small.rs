@@ -9,7 +9,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 /// Lists everything below `root`, as `find` does: without a look at the files themselves.
-pub(super) fn find(root: &Path, expected: usize) -> Result<()> {
+pub(in crate::bench) fn find(root: &Path, expected: usize) -> Result<()> {
     let mut found = 0;
     let mut left = vec![root.to_owned()];
     while let Some(dir) = left.pop() {
@@ -33,7 +33,7 @@ pub(super) fn find(root: &Path, expected: usize) -> Result<()> {
 
 /// Looks at each file by its name, as git, tar and find do: without asking for what FUSE has a request of its own for (the
 /// time of birth, which Node.js and Rust ask for).
-pub(super) fn stat(root: &Path, names: &[PathBuf]) -> Result<()> {
+pub(in crate::bench) fn stat(root: &Path, names: &[PathBuf]) -> Result<()> {
     for name in names {
         let path = root.join(name);
         let found = rustix::fs::lstat(&path).with_context(|| format!("cannot stat {}", path.display()))?;
@@ -47,7 +47,7 @@ pub(super) fn stat(root: &Path, names: &[PathBuf]) -> Result<()> {
 }
 
 /// Looks for files that are not there.
-pub(super) fn missing(root: &Path, count: usize) -> Result<()> {
+pub(in crate::bench) fn missing(root: &Path, count: usize) -> Result<()> {
     for number in 0..count {
         let path = root.join(format!("missing-{number}"));
         match rustix::fs::lstat(&path) {
@@ -60,7 +60,7 @@ pub(super) fn missing(root: &Path, count: usize) -> Result<()> {
 }
 
 /// Reads each file by its name.
-pub(super) fn cat(root: &Path, names: &[PathBuf]) -> Result<()> {
+pub(in crate::bench) fn cat(root: &Path, names: &[PathBuf]) -> Result<()> {
     let mut buffer = vec![0; 128 << 10];
     for name in names {
         read_whole(&root.join(name), &mut buffer)?;
@@ -69,7 +69,7 @@ pub(super) fn cat(root: &Path, names: &[PathBuf]) -> Result<()> {
 }
 
 /// Reads a file that must not be empty as `cat` does: until nothing comes.
-pub(super) fn read_whole(path: &Path, buffer: &mut [u8]) -> Result<()> {
+pub(in crate::bench) fn read_whole(path: &Path, buffer: &mut [u8]) -> Result<()> {
     let reading = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(reading)?;
     let mut total = 0;

@@ -74,13 +74,10 @@ impl Passthrough {
         let marks = self.marks.load(Ordering::Relaxed);
         // The guest's kernel shows it as each caller's by itself; what has only a user or only a group on record it cannot.
         let caller_owns = marks && shown.asker && record.uid.is_none() && record.gid.is_none();
-        let cacheable = if marks {
-            !shown.asker || caller_owns
-        } else {
-            !shown.asker || node.share.viewers.cacheable(asker.0, self.now())
-        };
+        let for_all = !shown.asker || caller_owns;
+        let cacheable = for_all || !marks && node.share.viewers.cacheable(asker.0, self.now());
         // An answer that depends on who asks is right for a moment only.
-        let lasts = lasts && (!shown.asker || caller_owns);
+        let lasts = lasts && for_all;
         let device = kind(st) == libc::S_IFCHR || kind(st) == libc::S_IFBLK;
         let attr = Attr {
             ino: mount.ino(st.stx_ino),
@@ -166,8 +163,11 @@ pub(super) fn negative_entry(timeout: Duration) -> Entry {
 /// it would be permitted to open here.
 fn is_readable(st: &Statx) -> bool {
     let mode = u32::from(st.stx_mode);
+    if mode & 0o444 == 0o444 {
+        return true;
+    }
     let user = rustix::process::geteuid();
-    user.is_root() || (st.stx_uid == user.as_raw() && mode & 0o400 != 0) || mode & 0o444 == 0o444
+    user.is_root() || (st.stx_uid == user.as_raw() && mode & 0o400 != 0)
 }
 
 fn time(time: &StatxTimestamp) -> (i64, u32) {

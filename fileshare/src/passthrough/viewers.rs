@@ -8,8 +8,9 @@
 //!
 //! When a user appears, attributes shown to the viewer before may still be cached; the user's first request waits until
 //! they have expired, a second at most. This is exact for attribute timeouts up to [`LONGEST_WAIT`], but for one case:
-//! a process whose every access is answered from the guest's caches shows itself to nobody. With longer timeouts the
-//! guest must be told to drop its caches when a viewer changes.
+//! a process whose every access is answered from the guest's caches shows itself to nobody. So such attributes are never
+//! cached for longer, unless the guest's kernel shows each caller as the owner by itself ([`crate::wire::BERTH_ATTRS`]):
+//! then all of this is out of use.
 //!
 //! Times are milliseconds since some start.
 

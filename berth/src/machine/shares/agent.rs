@@ -277,6 +277,13 @@ mod tests {
     }
 
     #[test]
+    fn the_staging_directory_is_the_same_on_both_sides() {
+        use fileshare::passthrough::coherence::{STAGING, STAGING_PARENT};
+        assert_eq!(STAGING, replay::STAGING);
+        assert_eq!(STAGING_PARENT, replay::STAGING_NODE);
+    }
+
+    #[test]
     fn every_action_arrives_as_it_was_meant() {
         let make = |what| Action::Make {
             parent: 1,

@@ -45,7 +45,7 @@ impl Passthrough {
         }
     }
 
-    pub(super) fn get_attributes(
+    pub(in super::super) fn get_attributes(
         &self,
         ctx: &Context,
         node: NodeId,
@@ -57,15 +57,6 @@ impl Passthrough {
         let node = self.node_for(ctx, node)?;
         let target = self.target(&node, handle)?;
         self.attr(ctx, &node, target)
-    }
-
-    /// The same for the agent that replays changes: of what the guest knows, at its place by now.
-    pub(in super::super) fn attributes_for_agent(
-        &self,
-        ctx: &Context,
-        node: NodeId,
-    ) -> Result<(Attr, Duration)> {
-        self.get_attributes(ctx, node, None)
     }
 
     pub(super) fn set_attributes(

@@ -91,6 +91,19 @@ pub enum What {
     },
 }
 
+impl What {
+    /// Its type, S_IF*.
+    pub(super) fn kind(&self) -> u32 {
+        match self {
+            What::File => libc::S_IFREG,
+            What::Directory => libc::S_IFDIR,
+            What::Fifo => libc::S_IFIFO,
+            What::Socket => libc::S_IFSOCK,
+            What::Symlink { .. } => libc::S_IFLNK,
+        }
+    }
+}
+
 /// An action with the number by which the server recognises the requests it causes: the group id of the agent's thread
 /// while it performs the action. 1 to 2^31 - 1.
 #[derive(Debug, Clone, PartialEq, Eq)]

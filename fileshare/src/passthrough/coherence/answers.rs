@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Passthrough;
-use super::super::discovery::Found;
-use super::super::discovery::identify;
+use super::super::discovery::{Found, identify};
 use super::super::node::{Identity, Node};
+use super::Watcher;
 use super::action::{Action, STAGING, STAGING_PARENT, What};
 use super::armed::Armed;
 use crate::filesystem::{Attr, Context, Entry, Errno, Handle, NodeId, Opened, Result};
@@ -42,10 +42,15 @@ pub(in super::super) struct Answers<'a> {
 }
 
 impl Passthrough {
+    /// What answers the agent, when it is the one who asks.
+    fn agents_watcher(&self, ctx: &Context) -> Option<&Watcher> {
+        let watcher = self.watcher.get()?;
+        (ctx.uid == watcher.agent_uid).then_some(watcher)
+    }
+
     /// Answers for the agent, when the request is one of its.
     pub(in super::super) fn for_agent(&self, ctx: &Context) -> Option<Answers<'_>> {
-        let watcher = self.watcher.get()?;
-        (ctx.uid == watcher.agent_uid).then(|| Answers {
+        self.agents_watcher(ctx).map(|watcher| Answers {
             fs: self,
             armed: watcher.board.get(ctx.gid),
         })
@@ -53,9 +58,9 @@ impl Passthrough {
 
     /// Who asks, or nobody in particular when it is the agent on its way to a node.
     pub(in super::super) fn on_whose_behalf(&self, ctx: &Context) -> Context {
-        match self.watcher.get() {
-            Some(watcher) if ctx.uid == watcher.agent_uid => NOBODY_IN_PARTICULAR,
-            _ => *ctx,
+        match self.agents_watcher(ctx) {
+            Some(_) => NOBODY_IN_PARTICULAR,
+            None => *ctx,
         }
     }
 
@@ -66,9 +71,9 @@ impl Passthrough {
 
     /// Refuses a change that the agent has no business with.
     pub(in super::super) fn not_for_agent(&self, ctx: &Context) -> Result<()> {
-        match self.watcher.get() {
-            Some(watcher) if ctx.uid == watcher.agent_uid => Err(REFUSED),
-            _ => Ok(()),
+        match self.agents_watcher(ctx) {
+            Some(_) => Err(REFUSED),
+            None => Ok(()),
         }
     }
 
@@ -85,8 +90,9 @@ impl Answers<'_> {
 
     pub(in super::super) fn lookup(&self, parent: NodeId, name: &CStr) -> Result<Entry> {
         let at = (parent, name.to_bytes());
+        // Before anything is looked up: what is found counts as known by its name from then on.
+        let victim = self.victim();
         if parent == STAGING_NODE {
-            self.victim();
             return match self.action() {
                 Some(Action::Rename {
                     from: STAGING_PARENT,
@@ -94,7 +100,7 @@ impl Answers<'_> {
                     to,
                     new_name,
                     ..
-                }) if **name == *at.1 => self.moved(*to, new_name),
+                }) if **name == *at.1 => self.moved(victim, *to, new_name),
                 _ => Err(Errno(libc::ENOENT)),
             };
         }
@@ -102,8 +108,6 @@ impl Answers<'_> {
         if at == (ROOT_ID, STAGING.as_bytes()) {
             return Ok(zero_lived(STAGING_NODE, libc::S_IFDIR));
         }
-        // Before anything is looked up: what is found counts as known by its name from then on.
-        let victim = self.victim();
         match self.action() {
             // Hidden, or it could not be made. Not so a directory that the guest knows by this name already: what is mounted on
             // it there would be detached.
@@ -125,8 +129,7 @@ impl Answers<'_> {
                     .store
                     .named(*parent, name)
                     .filter(|node| node.is_dir() == *directory);
-                self.last_seen(known)
-                    .or_else(|_| Ok(zero_lived(placeholder(kind), kind)))
+                self.last_seen(known).or_else(|_| Ok(placeholder(kind)))
             }
             Some(Action::Rename {
                 from,
@@ -136,7 +139,7 @@ impl Answers<'_> {
                 exchange,
             }) => {
                 if at == (*from, &**name) {
-                    self.moved(*to, new_name)
+                    self.moved(victim, *to, new_name)
                 } else if at == (*to, &**new_name) && *exchange {
                     self.real_or_placeholder(*from, name, libc::S_IFREG)
                 } else if at == (*to, &**new_name) {
@@ -181,22 +184,19 @@ impl Answers<'_> {
 
     /// What is renamed: it is where it came to. When the guest knows it there already, because it looked or because more has
     /// happened since, something else has to be moved there, for Linux does nothing where both names are one inode's.
-    fn moved(&self, to: NodeId, new_name: &[u8]) -> Result<Entry> {
+    fn moved(&self, victim: Option<Arc<Node>>, to: NodeId, new_name: &[u8]) -> Result<Entry> {
         let entry = self.real_or_placeholder(to, new_name, libc::S_IFREG)?;
-        if self.victim().is_none_or(|victim| victim.id != entry.node) {
+        if victim.is_none_or(|victim| victim.id != entry.node) {
             return Ok(entry);
         }
         self.fs.drop_lookups(entry.node, 1);
-        let kind = entry.attr.mode & libc::S_IFMT;
-        Ok(zero_lived(placeholder(kind), kind))
+        Ok(placeholder(entry.attr.mode & libc::S_IFMT))
     }
 
     /// What is at a name on the host; a placeholder when it is gone, or when only the guest has the directory.
     fn real_or_placeholder(&self, parent: NodeId, name: &[u8], kind: u32) -> Result<Entry> {
         match self.real(parent, name) {
-            Err(Errno(libc::ENOENT | libc::ESTALE | libc::ENOTDIR)) => {
-                Ok(zero_lived(placeholder(kind), kind))
-            }
+            Err(Errno(libc::ENOENT | libc::ESTALE | libc::ENOTDIR)) => Ok(placeholder(kind)),
             found => found,
         }
     }
@@ -212,7 +212,7 @@ impl Answers<'_> {
         let Some(Action::Make { parent, name, what }) = self.action() else {
             return Err(REFUSED);
         };
-        if (*parent, &**name) != (at, at_name.to_bytes()) || kind_of(what) != made {
+        if (*parent, &**name) != (at, at_name.to_bytes()) || what.kind() != made {
             return Err(REFUSED);
         }
         match self.real(*parent, name) {
@@ -220,9 +220,9 @@ impl Answers<'_> {
             // Something else has come since, or nothing is there any more: what comes next tells.
             Ok(other) => {
                 self.fs.drop_lookups(other.node, 1);
-                Ok(zero_lived(placeholder(made), made))
+                Ok(placeholder(made))
             }
-            Err(_) => Ok(zero_lived(placeholder(made), made)),
+            Err(_) => Ok(placeholder(made)),
         }
     }
 
@@ -306,9 +306,11 @@ impl Answers<'_> {
         if let Some(kind) = kind_of_placeholder(node) {
             return Ok((invented(node, kind), Duration::ZERO));
         }
-        let (attr, timeout) = self.fs.attributes_for_agent(&NOBODY_IN_PARTICULAR, node)?;
-        let first =
-            |armed: &Arc<Armed>| matches!(armed.action, Action::Refresh { .. }) && armed.is_first_question();
+        let (attr, timeout) = self.attributes(node)?;
+        // Not one for another node, which permissions may need.
+        let first = |armed: &Arc<Armed>| {
+            matches!(armed.action, Action::Refresh { node: of } if of == node) && armed.is_first_question()
+        };
         Ok(if self.armed.as_ref().is_some_and(first) {
             (nudged(attr), Duration::ZERO)
         } else {
@@ -317,7 +319,7 @@ impl Answers<'_> {
     }
 
     fn attributes(&self, node: NodeId) -> Result<(Attr, Duration)> {
-        self.fs.attributes_for_agent(&NOBODY_IN_PARTICULAR, node)
+        self.fs.get_attributes(&NOBODY_IN_PARTICULAR, node, None)
     }
 
     /// OPEN for writing. Nothing is opened; what is cached of the contents is dropped, for FOPEN_KEEP_CACHE is not said.
@@ -339,18 +341,13 @@ fn nudged(mut attr: Attr) -> Attr {
     attr
 }
 
-fn kind_of(what: &What) -> u32 {
-    match what {
-        What::File => libc::S_IFREG,
-        What::Directory => libc::S_IFDIR,
-        What::Fifo => libc::S_IFIFO,
-        What::Socket => libc::S_IFSOCK,
-        What::Symlink { .. } => libc::S_IFLNK,
-    }
+/// Something of that type that is nowhere.
+fn placeholder(kind: u32) -> Entry {
+    zero_lived(placeholder_id(kind), kind)
 }
 
 /// An id for something of that type that is nowhere.
-fn placeholder(kind: u32) -> NodeId {
+fn placeholder_id(kind: u32) -> NodeId {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(2);
     let number = NEXT.fetch_add(1, Ordering::Relaxed) & ((1 << KIND_SHIFT) - 1);
@@ -402,9 +399,9 @@ mod tests {
             libc::S_IFIFO,
             libc::S_IFSOCK,
         ] {
-            let id = placeholder(kind);
+            let id = placeholder_id(kind);
             assert_eq!(kind_of_placeholder(id), Some(kind));
-            assert_ne!(id, placeholder(kind));
+            assert_ne!(id, placeholder_id(kind));
         }
         assert_eq!(kind_of_placeholder(STAGING_NODE), Some(libc::S_IFDIR));
         assert_eq!(kind_of_placeholder(5), None);

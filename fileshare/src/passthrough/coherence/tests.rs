@@ -63,11 +63,7 @@ fn c(name: &[u8]) -> CString {
 
 impl Guest {
     fn act(&self, Numbered { number, action }: &Numbered) -> Result<(), Errno> {
-        let ctx = Context {
-            uid: AGENT,
-            gid: *number,
-            pid: 7,
-        };
+        let ctx = as_agent(*number);
         let fs = &*self.fs;
         match action {
             Action::Make {
@@ -82,9 +78,9 @@ impl Guest {
                 let made = match what {
                     What::Directory => fs.mkdir(&ctx, *parent, &name, 0o700, 0),
                     What::Symlink { target } => fs.symlink(&ctx, *parent, &name, &c(target)),
-                    _ => fs.mknod(&ctx, *parent, &name, kind(what), 0, 0),
+                    _ => fs.mknod(&ctx, *parent, &name, what.kind(), 0, 0),
                 }?;
-                assert_eq!(made.attr.mode & libc::S_IFMT, kind(what));
+                assert_eq!(made.attr.mode & libc::S_IFMT, what.kind());
             }
             Action::Remove {
                 parent,
@@ -148,16 +144,6 @@ impl Guest {
             Action::DropCaches => {}
         }
         Ok(())
-    }
-}
-
-fn kind(what: &What) -> u32 {
-    match what {
-        What::File => libc::S_IFREG,
-        What::Directory => libc::S_IFDIR,
-        What::Fifo => libc::S_IFIFO,
-        What::Socket => libc::S_IFSOCK,
-        What::Symlink { .. } => libc::S_IFLNK,
     }
 }
 
@@ -227,8 +213,39 @@ impl World {
         assert!(status.unwrap().success(), "{script}");
     }
 
+    /// Permits one action, as if a batch of it were under way. Returns who may ask for it.
+    fn permit(&self, action: Action) -> Context {
+        let number = 9;
+        self.coherence
+            .running
+            .watcher
+            .board
+            .arm(&[Numbered { number, action }]);
+        as_agent(number)
+    }
+
     fn look(&self, parent: NodeId, name: &CStr) -> Entry {
         self.fs.lookup(&ROOT, parent, name).unwrap()
+    }
+}
+
+/// A rename in the root.
+fn rename(name: &[u8], new_name: &[u8]) -> Action {
+    Action::Rename {
+        from: ROOT_ID,
+        name: name.into(),
+        to: ROOT_ID,
+        new_name: new_name.into(),
+        exchange: false,
+    }
+}
+
+/// Who asks while the action of that number is performed.
+fn as_agent(number: u32) -> Context {
+    Context {
+        uid: AGENT,
+        gid: number,
+        pid: 7,
     }
 }
 
@@ -402,26 +419,11 @@ fn what_a_rename_replaces_is_what_the_guest_knew() {
     let old = world.look(ROOT_ID, c"f");
     let root = world.fs.store.get(ROOT_ID).unwrap();
     assert_eq!(world.fs.store.named(ROOT_ID, b"f").unwrap().id, old.node);
-    let batch = [Numbered {
-        number: 9,
-        action: Action::Rename {
-            from: ROOT_ID,
-            name: b"new"[..].into(),
-            to: ROOT_ID,
-            new_name: b"f"[..].into(),
-            exchange: false,
-        },
-    }];
     // Not told to the guest, so that its picture is the one from before.
     broken.store(true, Ordering::Relaxed);
     world.host("echo longer > new; mv new f");
     world.lost.recv().unwrap();
-    world.coherence.running.watcher.board.arm(&batch);
-    let agent = Context {
-        uid: AGENT,
-        gid: 9,
-        pid: 1,
-    };
+    let agent = world.permit(rename(b"new", b"f"));
     let source = world.fs.lookup(&agent, ROOT_ID, c"new").unwrap();
     assert_eq!(source.attr.size, 7, "it is where it came to");
     let target = world.fs.lookup(&agent, ROOT_ID, c"f").unwrap();
@@ -443,26 +445,25 @@ fn every_rename_is_one_in_the_guest_however_late_it_comes() {
     world.lost.recv().unwrap();
     // The guest has seen it at its new place already.
     let seen = world.look(ROOT_ID, c"f");
-    world.coherence.running.watcher.board.arm(&[Numbered {
-        number: 3,
-        action: Action::Rename {
-            from: ROOT_ID,
-            name: b"new"[..].into(),
-            to: ROOT_ID,
-            new_name: b"f"[..].into(),
-            exchange: false,
-        },
-    }]);
-    let agent = Context {
-        uid: AGENT,
-        gid: 3,
-        pid: 1,
-    };
+    let agent = world.permit(rename(b"new", b"f"));
     let source = world.fs.lookup(&agent, ROOT_ID, c"new").unwrap();
     let target = world.fs.lookup(&agent, ROOT_ID, c"f").unwrap();
     assert_eq!(target.node, seen.node);
     assert_ne!(source.node, target.node, "Linux would do nothing");
     assert_eq!(source.entry_timeout, Duration::ZERO);
+}
+
+#[test]
+fn only_the_node_that_is_refreshed_is_shown_another_time_first() {
+    let world = World::new();
+    world.host("echo x > f; echo y > other");
+    world.sync().unwrap();
+    let (file, other) = (world.look(ROOT_ID, c"f"), world.look(ROOT_ID, c"other"));
+    let agent = world.permit(Action::Refresh { node: file.node });
+    let mtime = |node| world.fs.getattr(&agent, node, None).unwrap().0.mtime;
+    assert_eq!(mtime(other.node), other.attr.mtime);
+    assert_ne!(mtime(file.node), file.attr.mtime);
+    assert_eq!(mtime(file.node), file.attr.mtime);
 }
 
 #[test]
@@ -532,11 +533,7 @@ fn the_agent_may_do_nothing_but_its_actions() {
     world.sync().unwrap();
     let file = world.look(ROOT_ID, c"f");
     for number in [0, 1, 77] {
-        let ctx = Context {
-            uid: AGENT,
-            gid: number,
-            pid: 1,
-        };
+        let ctx = as_agent(number);
         let refused = Errno(libc::EPERM);
         let fs = &*world.fs;
         assert_eq!(fs.unlink(&ctx, ROOT_ID, c"f"), Err(refused));

@@ -59,7 +59,7 @@ impl Translator {
                 continue;
             }
             sums.seen += 1;
-            let before = actions.len();
+            let (before, mut merged) = (actions.len(), 0);
             if event.mask & libc::FAN_RENAME != 0 {
                 // An exchange is two renames, one after the other.
                 let is_back = |next: &Event| {
@@ -77,12 +77,12 @@ impl Translator {
                 self.rename(fs, &event, exchange, actions);
             } else if let Some((key, name)) = &event.at {
                 for place in places(fs, key, name) {
-                    sums.coalesced += u64::from(!happen(fs, &place, event.mask, actions));
+                    merged += u64::from(!happen(fs, &place, event.mask, actions));
                 }
             }
-            sums.dropped += u64::from(actions.len() == before);
+            sums.coalesced += merged;
+            sums.dropped += u64::from(merged == 0 && actions.len() == before);
         }
-        sums.dropped -= sums.coalesced.min(sums.dropped);
         sums
     }
 
@@ -94,6 +94,11 @@ impl Translator {
                 .unwrap_or_default()
         };
         let (from, mut to) = (known(&event.at), known(&event.to));
+        let confirm = |place: &Place| Action::Confirm {
+            parent: place.dir.id,
+            name: place.name.clone(),
+        };
+        let confirmed: Vec<Action> = to.iter().chain(&from).map(confirm).collect();
         for from in from {
             let other = to
                 .iter()
@@ -111,22 +116,17 @@ impl Translator {
                 exchange: exchange && to != STAGING_PARENT,
             });
         }
-        for to in &to {
+        for to in to {
             actions.push(Action::Rename {
                 from: STAGING_PARENT,
                 name: self.stage(),
                 to: to.dir.id,
-                new_name: to.name.clone(),
+                new_name: to.name,
                 exchange: false,
             });
         }
         // Should this have been only half of something (an exchange whose other half was not to be read yet), that shows it.
-        for place in known(&event.to).into_iter().chain(known(&event.at)) {
-            actions.push(Action::Confirm {
-                parent: place.dir.id,
-                name: place.name,
-            });
-        }
+        actions.extend(confirmed);
     }
 
     /// A name in the staging directory that was not used before.

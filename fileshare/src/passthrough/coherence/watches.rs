@@ -60,7 +60,7 @@ impl Watches {
         Ok(())
     }
 
-    /// Forgets a node. Returns what events call its directory, when nobody else has that.
+    /// Forgets a node, and ends the watch of its directory when no other node is the same one; `open` finds the directory.
     fn end(&self, node: NodeId, open: impl FnOnce() -> Option<Arc<OwnedFd>>) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let Some(key) = table.by_node.remove(&node) else {

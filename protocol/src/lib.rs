@@ -21,4 +21,4 @@ pub mod testing;
 
 /// The version of everything in this crate that goes over the wire. Host and guest must agree exactly: the image and the
 /// daemon are built from one tree, and a stale image is better refused with a clear message than half understood.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;

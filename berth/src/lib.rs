@@ -22,6 +22,7 @@ pub mod output;
 pub mod paths;
 pub mod process;
 pub mod progress;
+pub mod published;
 pub mod shares;
 pub mod size;
 mod stream;

@@ -80,6 +80,23 @@ pub fn table(rows: &[(&str, String)]) -> String {
         .collect()
 }
 
+/// Rows of columns, each as wide as its widest value; the first row is the head.
+pub fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|at| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0));
+    let mut text = String::new();
+    for row in rows {
+        let line: Vec<_> = row
+            .iter()
+            .zip(widths)
+            .map(|(value, width)| format!("{value:<width$}"))
+            .collect();
+        text += line.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +112,12 @@ mod tests {
         ] {
             assert_eq!(duration(seconds), text);
         }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_value() {
+        let rows = [["A", "LONG"], ["bcd", ""], ["é", "x"]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(&rows), "A    LONG\nbcd\né    x\n");
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod host_link;
 mod lock;
 mod mounts;
 mod network;
+mod published;
 mod reaper;
 mod replay;
 mod rlimits;
@@ -47,6 +48,7 @@ use tokio_vsock::{VsockAddr, VsockStream};
 use crate::console::{error, notice, warning};
 use crate::docker::Docker;
 use crate::host_link::{Events, Hello, HostLink};
+use crate::published::{Ports, requests};
 use crate::reaper::Reaper;
 use crate::replay::Replay;
 use crate::root::Root;
@@ -55,6 +57,9 @@ use crate::shares::Shares;
 use crate::shutdown::{Shutdown, ShutdownRequests};
 
 fn main() -> ExitCode {
+    if published::proxy::is_meant(std::env::args_os().next().as_deref()) {
+        return published::proxy::run();
+    }
     if std::process::id() != 1 {
         eprintln!(
             "guest-init {}: this is the init of a berth guest and runs only as its process 1",
@@ -149,12 +154,14 @@ impl Machine {
     fn start_services(&self) -> anyhow::Result<()> {
         let listen =
             |port: u32| services::listen(port).with_context(|| format!("cannot listen on vsock port {port}"));
-        let (control, docker, exec, logs, replay) = (
+        let (control, docker, exec, logs, replay, publish, forward) = (
             listen(ports::CONTROL)?,
             listen(ports::DOCKER)?,
             listen(ports::EXEC)?,
             listen(ports::LOGS)?,
             listen(ports::REPLAY)?,
+            listen(ports::PUBLISH)?,
+            listen(ports::FORWARD)?,
         );
         let context = control::Context {
             docker: self.docker.clone(),
@@ -180,6 +187,16 @@ impl Machine {
         let agent = Replay::new();
         tokio::spawn(services::accept("REPLAY", replay, move |stream| {
             services::replay::serve(stream, agent.clone())
+        }));
+        let published = Ports::new(self.events.clone());
+        requests::start(Path::new(requests::SOCKET), published.clone())
+            .with_context(|| format!("cannot listen on {}", requests::SOCKET))?;
+        let host = published.clone();
+        tokio::spawn(services::accept("PUBLISH", publish, move |stream| {
+            services::publish::serve(stream, host.clone())
+        }));
+        tokio::spawn(services::accept("FORWARD", forward, move |stream| {
+            services::forward::serve(stream, published.clone())
         }));
         Ok(())
     }

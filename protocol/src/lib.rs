@@ -3,7 +3,7 @@
 //!
 //! Everything travels over virtio-vsock stream sockets. `docs/seams.md` lists who listens on which port. Control traffic
 //! is JSON in length-prefixed frames ([`frame`]): small, rare, and readable in a log. Bulk traffic is raw bytes (Docker
-//! API, logs) or a five-byte header and bytes ([`exec`]).
+//! API, logs) or a short header and bytes ([`exec`], [`forward`]).
 //!
 //! Both ends treat the other as hostile: lengths are bounded before anything is allocated, unknown fields are ignored,
 //! unknown variants are errors.
@@ -11,6 +11,7 @@
 pub mod boot;
 pub mod control;
 pub mod exec;
+pub mod forward;
 pub mod frame;
 pub mod logs;
 pub mod ports;

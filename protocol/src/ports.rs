@@ -17,3 +17,7 @@ pub const EXEC: u32 = 1027;
 pub const LOGS: u32 = 1028;
 /// The guest listens: framed changes of the host to be done once more in the guest, and answers.
 pub const REPLAY: u32 = 1029;
+/// The guest listens: framed requests for published ports, from the guest, and answers.
+pub const PUBLISH: u32 = 1030;
+/// The guest listens: a frame that names a published port, then the pieces of one connection to it.
+pub const FORWARD: u32 = 1031;

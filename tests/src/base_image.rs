@@ -18,6 +18,13 @@ pub const IMAGE: &str = "berth.invalid/busybox:test";
 /// When busybox cannot be copied or tar fails.
 pub fn archive(busybox: &Path, work_dir: &Path, archive: &Path) -> Result<()> {
     let root = work_dir.join("busybox-root");
+    make_tree(busybox, &root)?;
+    pack(&root, archive)?;
+    fs::remove_dir_all(&root).context("cannot delete the base image's tree")
+}
+
+/// Makes the image's root file system in `root`.
+pub(crate) fn make_tree(busybox: &Path, root: &Path) -> Result<()> {
     for dir in ["bin", "etc", "tmp", "root"] {
         fs::create_dir_all(root.join(dir)).with_context(|| format!("cannot make {dir} of the base image"))?;
     }
@@ -39,14 +46,19 @@ pub fn archive(busybox: &Path, work_dir: &Path, archive: &Path) -> Result<()> {
     {
         symlink("busybox", root.join("bin").join(applet)).with_context(|| format!("cannot link {applet}"))?;
     }
+    Ok(())
+}
+
+/// Makes an archive of a root file system.
+pub(crate) fn pack(root: &Path, archive: &Path) -> Result<()> {
     Program::new("tar")
         .args(["--owner=0", "--group=0", "--numeric-owner", "-C"])
-        .arg(&root)
+        .arg(root)
         .arg("-cf")
         .arg(archive)
         .arg(".")
         .ok()?;
-    fs::remove_dir_all(&root).context("cannot delete the base image's tree")
+    Ok(())
 }
 
 /// Imports the image into a machine.
@@ -56,6 +68,11 @@ pub fn archive(busybox: &Path, work_dir: &Path, archive: &Path) -> Result<()> {
 pub fn import(machine: &Machine) -> Result<()> {
     let path = machine.dir().join("busybox.tar");
     archive(&machine.setup().busybox, machine.dir(), &path)?;
+    import_archive(machine, &path, IMAGE).context("cannot import the base image; is busybox static?")
+}
+
+/// Imports an archive of a root file system with busybox in it.
+pub(crate) fn import_archive(machine: &Machine, archive: &Path, image: &str) -> Result<()> {
     machine
         .docker([
             "import",
@@ -64,10 +81,9 @@ pub fn import(machine: &Machine) -> Result<()> {
             "--change",
             "ENV PATH=/bin",
             "-",
-            IMAGE,
+            image,
         ])
-        .input_file(&path)
-        .ok()
-        .context("cannot import the base image; is busybox static?")?;
+        .input_file(archive)
+        .ok()?;
     Ok(())
 }

@@ -19,5 +19,6 @@ pub mod program;
 pub mod programs_image;
 pub mod suite;
 pub mod terminal;
+pub mod tools_image;
 pub mod transcript;
 pub mod watcher;

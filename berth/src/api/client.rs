@@ -19,8 +19,8 @@ use tokio::net::UnixStream;
 
 use super::SYNC_TIMEOUT;
 use super::types::{
-    ApiError, ChangeReport, EXEC_UPGRADE, LogsQuery, ShareQuery, ShareRequest, SharesReport, Status,
-    StopRequest, Synced, Version,
+    ApiError, ChangeReport, EXEC_UPGRADE, LogsQuery, PortsReport, ShareQuery, ShareRequest, SharesReport,
+    Status, StopRequest, Synced, Version,
 };
 use crate::machine::events::Event;
 use crate::machine::shares::ShareReport;
@@ -109,6 +109,11 @@ impl Client {
     /// Lets them run again.
     pub async fn resume(&self) -> Result<(), ClientError> {
         self.post("/v1/resume", &()).await
+    }
+
+    /// The published ports of the machine's containers.
+    pub async fn ports(&self) -> Result<PortsReport, ClientError> {
+        self.get("/v1/ports").await
     }
 
     /// The machine's shares.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 pub mod client;
 mod errno;
+mod happenings;
 pub mod server;
 pub mod types;
 

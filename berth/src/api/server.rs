@@ -13,19 +13,19 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt};
 use hyper_util::rt::TokioIo;
+use protocol::frame;
 use protocol::logs::{LogReply, LogRequest, LogSource as GuestLog};
-use protocol::{frame, ports};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{oneshot, watch};
 
 use super::SYNC_TIMEOUT;
-use super::errno;
 use super::types::{
-    ApiError, ChangeReport, EXEC_UPGRADE, LogSource, LogsQuery, ShareQuery, ShareRequest, SharesReport,
-    StopRequest, Synced, Version,
+    ApiError, ChangeReport, ContainersReport, EXEC_UPGRADE, LogSource, LogsQuery, PortsReport,
+    PublishedReport, ShareQuery, ShareRequest, SharesReport, StopRequest, Synced, Version,
 };
+use super::{errno, happenings};
 use crate::exit::chain;
 use crate::guest::GuestDial;
 use crate::logs::{Follow, FollowError};
@@ -54,6 +54,8 @@ pub async fn serve(
         .route("/v1/pause", post(pause))
         .route("/v1/resume", post(resume))
         .route("/v1/shares", get(shares).post(add_share).delete(remove_share))
+        .route("/v1/ports", get(ports))
+        .route("/v1/containers", get(containers))
         .route("/v1/sync", post(sync))
         .route("/v1/changes", get(changes))
         .route("/v1/exec", post(exec))
@@ -137,10 +139,28 @@ async fn status(Shared(server): Shared<Server>) -> Response {
 
 /// One JSON object a line, from the beginning of the machine's start, until the machine is gone.
 async fn events(Shared(server): Shared<Server>) -> Response {
-    let listener = server.machine.events.listen();
-    json_lines(stream::unfold(listener, |mut listener| async move {
-        Some((listener.next().await?, listener))
-    }))
+    json_lines(happenings::of(server.machine))
+}
+
+/// The published ports, each with its container.
+async fn ports(Shared(server): Shared<Server>) -> Json<PortsReport> {
+    let containers = server.machine.containers.borrow().clone();
+    let ports = server.machine.published.list().into_iter().map(|port| {
+        let container = containers.iter().find(|container| container.has(&port.published));
+        PublishedReport {
+            container: container.map(|container| container.name.clone()),
+            port,
+        }
+    });
+    Json(PortsReport {
+        ports: ports.collect(),
+    })
+}
+
+/// The running containers.
+async fn containers(Shared(server): Shared<Server>) -> Json<ContainersReport> {
+    let containers = server.machine.containers.borrow().clone();
+    Json(ContainersReport { containers })
 }
 
 /// One JSON object a line.
@@ -309,7 +329,7 @@ async fn exec(Shared(server): Shared<Server>, mut request: Request) -> Result<Re
         ));
     }
     let guest = running(&server)?
-        .connect(ports::EXEC)
+        .connect(protocol::ports::EXEC)
         .await
         .map_err(Refusal::bad_gateway)?;
     let upgrade = hyper::upgrade::on(&mut request);
@@ -369,7 +389,10 @@ fn file_log(path: &std::path::Path, query: &LogsQuery) -> Result<Body, Refusal> 
 }
 
 async fn guest_log(dial: GuestDial, source: GuestLog, query: &LogsQuery) -> Result<Body, Refusal> {
-    let mut stream = dial.connect(ports::LOGS).await.map_err(Refusal::bad_gateway)?;
+    let mut stream = dial
+        .connect(protocol::ports::LOGS)
+        .await
+        .map_err(Refusal::bad_gateway)?;
     let request = LogRequest {
         source,
         tail: query.tail,

@@ -6,11 +6,13 @@ use fileshare::passthrough::coherence::Figures;
 use protocol::control::DockerState;
 use serde::{Deserialize, Serialize};
 
+use crate::docker::containers::Container;
 use crate::engine::EngineDescription;
 use crate::machine::failure::Failure;
 use crate::machine::settings::Settings;
 use crate::machine::shares::ShareReport;
 use crate::machine::state::State;
+use crate::published::PortReport;
 use crate::size::Size;
 
 /// The version of the interface. It grows with every change that an older client would not understand.
@@ -240,6 +242,31 @@ pub struct LogsQuery {
 pub struct SharesReport {
     /// One by one.
     pub shares: Vec<ShareReport>,
+}
+
+/// `GET /v1/ports`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortsReport {
+    /// One by one, in the order of their numbers.
+    pub ports: Vec<PublishedReport>,
+}
+
+/// A published port and the container it is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedReport {
+    /// The port.
+    #[serde(flatten)]
+    pub port: PortReport,
+    /// The name of the container that Docker publishes it for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+}
+
+/// `GET /v1/containers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainersReport {
+    /// Those that run, newest first, as Docker lists them.
+    pub containers: Vec<Container>,
 }
 
 /// The body of `POST /v1/shares`.

@@ -12,6 +12,7 @@ mod exec;
 mod follow;
 mod list;
 mod logs;
+mod ports;
 mod restart;
 mod share;
 mod start;
@@ -75,6 +76,8 @@ enum Command {
     List,
     /// Share directories of the host with the machine, for `docker run -v`
     Share(share::ShareArgs),
+    /// List the ports of this host that lead to containers
+    Ports,
     /// Wait until the machine sees everything that the host has changed in its shares so far
     Sync,
     /// Show what the host changes in the shares as the machine is told of it, until interrupted
@@ -173,6 +176,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Status => status::run(&context),
         Command::List => list::run(&context),
         Command::Share(args) => share::run(&context, args),
+        Command::Ports => ports::run(&context),
         Command::Sync => sync::run(&context),
         Command::Events => events::run(&context),
         Command::Shell(args) => exec::shell(&context, args),

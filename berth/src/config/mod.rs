@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use template::template;
-use values::{AbsolutePath, ContextName, Cpus, Disk, LogLevel, Memory, Seconds};
+use values::{AbsolutePath, Address, ContextName, Cpus, Disk, LogLevel, Memory, Seconds};
 pub use values::{EngineChoice, MAX_CPUS, MIN_DISK, MIN_MEMORY, ValueError, cpus, disk, engine, memory};
 
 /// Why the configuration cannot be used. Exit code 2.
@@ -84,6 +84,7 @@ struct DockerSection {
 struct NetworkSection {
     enabled: Option<bool>,
     search: Option<Vec<String>>,
+    published_address: Option<Address>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -223,6 +224,15 @@ impl Config {
             .unwrap_or_default()
     }
 
+    /// The address of the host that published ports are bound to when the user names none; none for all.
+    pub fn published_address(&self) -> Option<std::net::IpAddr> {
+        self.network
+            .as_ref()
+            .and_then(|network| network.published_address)
+            .map(|address| address.0)
+            .filter(|address| !address.is_unspecified())
+    }
+
     /// Where QEMU is, when not in `PATH`.
     pub fn qemu(&self) -> Option<&Path> {
         Some(&self.programs.as_ref()?.qemu.as_ref()?.0)
@@ -343,6 +353,11 @@ mod tests {
         assert_eq!(
             error("programs:\n  qemu: bin/qemu\n"),
             "/c.yaml:2:9: programs.qemu: invalid value: string \"bin/qemu\", expected an absolute path"
+        );
+        assert_eq!(
+            error("network:\n  published_address: everywhere\n"),
+            "/c.yaml:2:22: network.published_address: invalid value: string \"everywhere\", expected an IP address, such as \
+             127.0.0.1"
         );
         assert_eq!(
             error("timeouts:\n  boot: soon\n"),

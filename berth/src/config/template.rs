@@ -66,6 +66,9 @@ pub fn template(host: &Host) -> String {
 #  enabled: true
   # DNS search domains.
 #  search: []
+  # Where published ports (`docker run -p 8080:80`) are reachable when the user names no address: 0.0.0.0 is from every
+  # network of this host, 127.0.0.1 from this host only.
+#  published_address: 0.0.0.0
 
 #programs:
   # Where QEMU and passt are. Without these lines they are looked for in PATH.

@@ -2,6 +2,7 @@
 //! The command line's options use the same checks.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ const CONTEXT: &str = "a docker context name: letters, digits, '_', '.', '+' and
                        `default`";
 const PATH: &str = "an absolute path";
 const SECONDS: &str = "a time with a unit, such as 90s or 5m, from 1s to 24h";
+const ADDRESS: &str = "an IP address, such as 127.0.0.1";
 const LOG_LEVEL: &str = "`error`, `warn`, `info`, `debug` or `trace`";
 
 /// A text that is not what is accepted: the message of a command-line option.
@@ -146,11 +148,13 @@ text_value!(ContextName(String), CONTEXT, context_name);
 text_value!(AbsolutePath(PathBuf), PATH, |text| Some(PathBuf::from(text))
     .filter(|path| path.is_absolute()));
 text_value!(Seconds(Duration), SECONDS, duration);
+text_value!(Address(IpAddr), ADDRESS, |text| text.parse().ok());
 
 impl Copy for Cpus {}
 impl Copy for Memory {}
 impl Copy for Disk {}
 impl Copy for Seconds {}
+impl Copy for Address {}
 
 impl<'de> Deserialize<'de> for EngineChoice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -24,13 +24,14 @@ use super::supervisor::Surroundings;
 use crate::api::types::EngineReport;
 use crate::config::Config;
 use crate::docker::context::{self, ContextSpec, plugins};
-use crate::docker::{barrier, binds, client, proxy};
+use crate::docker::{barrier, binds, client, containers, proxy};
 use crate::engine::{self, DiskSpec, EngineExit, MachineSpec, NetSpec, select};
 use crate::exit::{Code, Failure, chain, code_of};
 use crate::guest::vsock;
 use crate::name::MachineName;
 use crate::net::{self, Passt, PasstConfig};
 use crate::paths::{MachinePaths, home};
+use crate::published;
 use crate::shares::{choice, time_zone};
 
 /// Why a machine could not be brought up.
@@ -156,6 +157,11 @@ pub(super) async fn bring_up(
         facts.hello = Some(link.hello);
         facts.dial = Some(vsock::dial(host));
     }
+    // Before dockerd starts, which publishes the ports of containers that start by themselves.
+    if let Some(dial) = machine.dial() {
+        let published = Arc::clone(&machine.published);
+        live.set_ports(published::keep(published, dial, machine.states()));
+    }
     live.set_events(link.events);
 
     machine.step(Step::Enter(Phase::Guest))?;
@@ -166,6 +172,7 @@ pub(super) async fn bring_up(
 
     machine.step(Step::Enter(Phase::Socket))?;
     open_socket(machine, live).await?;
+    follow_containers(machine, live);
     make_context(machine, around);
     machine.step(Step::Ready)?;
     Ok(())
@@ -236,10 +243,25 @@ fn guest_config(machine: &Handle, config: &Config, shares: Vec<ShareMount>) -> M
             network.search = config.search_domains();
             network
         }),
-        docker: config.docker_daemon(),
+        docker: docker_settings(config),
         shares,
         host_files: time_zone::files(Path::new("/etc")),
     }
+}
+
+/// dockerd's settings: the configuration's own, and what follows from the rest of it.
+fn docker_settings(config: &Config) -> serde_json::Map<String, serde_json::Value> {
+    let mut settings = config.docker_daemon();
+    if let Some(address) = config.published_address() {
+        // One for the default bridge, one for the networks that users make.
+        settings.entry("ip").or_insert_with(|| serde_json::json!(address));
+        if address.is_ipv4() {
+            settings.entry("default-network-opts").or_insert_with(
+                || serde_json::json!({"bridge": {"com.docker.network.bridge.host_binding_ipv4": address}}),
+            );
+        }
+    }
+    settings
 }
 
 async fn wait_for_docker(machine: &Handle, live: &mut Live) -> Result<(), StartError> {
@@ -312,6 +334,26 @@ async fn open_socket(machine: &Handle, live: &mut Live) -> Result<()> {
     client::ping(&path)
         .await
         .with_context(|| format!("Docker does not answer on {}", path.display()))
+}
+
+/// Keeps the list of running containers, and with it whether any has the guest's network.
+fn follow_containers(machine: &Arc<Handle>, live: &mut Live) {
+    live.set_containers(containers::keep(
+        machine.paths.docker_socket(),
+        machine.containers.clone(),
+    ));
+    let mut list = machine.containers.subscribe();
+    let published = Arc::clone(&machine.published);
+    tokio::spawn(async move {
+        // The sender goes with the machine.
+        while list.changed().await.is_ok() {
+            let used = list
+                .borrow_and_update()
+                .iter()
+                .any(|container| container.host_network);
+            published.set_host_network(used);
+        }
+    });
 }
 
 /// The docker context of a machine.

@@ -8,6 +8,8 @@ use tokio::sync::watch;
 
 use super::failure::Failure;
 use super::state::{Phase, State};
+use crate::docker::containers::Container;
+use crate::published::PortReport;
 
 /// How many events are kept. A start makes about a dozen; the rest is warnings, of which a broken guest may make many.
 const KEPT: usize = 1000;
@@ -46,6 +48,16 @@ pub enum Event {
     Note {
         /// What.
         message: String,
+    },
+    /// The running containers are others. Not kept: who comes late is told how they are now.
+    Containers {
+        /// All that run.
+        containers: Vec<Container>,
+    },
+    /// The published ports are others. Not kept: who comes late is told how they are now.
+    Ports {
+        /// All that are published.
+        ports: Vec<PortReport>,
     },
     /// The machine failed. A state event follows.
     Failed(Failure),

@@ -1,6 +1,6 @@
 //! What the rest of the daemon sees of its machine while the supervisor runs it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::boot::GuestHello;
@@ -15,10 +15,12 @@ use super::shares::LiveShares;
 use super::state::{State, Step, WrongStep};
 use crate::api::types::{DiskReport, DockerReport, EngineReport, GuestReport, MemoryReport, Status};
 use crate::config::Config;
+use crate::docker::containers::Container;
 use crate::guest::GuestDial;
 use crate::name::MachineName;
 use crate::net::NetworkState;
 use crate::paths::MachinePaths;
+use crate::published::PublishedPorts;
 use crate::size::Size;
 
 /// How long the guest may take to tell its status before `status` goes without.
@@ -72,6 +74,10 @@ pub struct Handle {
     pub shares: LiveShares,
     /// What happens to it.
     pub events: EventBus,
+    /// The published ports of its containers.
+    pub published: Arc<PublishedPorts>,
+    /// Its running containers, while Docker answers.
+    pub containers: watch::Sender<Vec<Container>>,
     state: watch::Sender<State>,
     commands: mpsc::Sender<Command>,
     facts: Mutex<Facts>,
@@ -93,6 +99,8 @@ impl Handle {
             paths,
             settings,
             events: EventBus::default(),
+            published: Arc::default(),
+            containers: watch::Sender::default(),
             state: watch::channel(State::Stopped).0,
             commands,
             facts: Mutex::default(),

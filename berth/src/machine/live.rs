@@ -9,9 +9,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::shares::AgentKeeper;
+use crate::docker::containers::ContainersKeeper;
 use crate::docker::proxy::ProxyError;
 use crate::engine::{EngineExit, RunningEngine};
 use crate::net::{NetworkState, Passt};
+use crate::published::PortsKeeper;
 
 /// How long a machine that has ended may take to hand over the guest's last words.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -25,6 +27,8 @@ pub(super) struct Live {
     passt: Option<Passt>,
     network: Option<watch::Receiver<NetworkState>>,
     agent: Option<AgentKeeper>,
+    ports: Option<PortsKeeper>,
+    containers: Option<ContainersKeeper>,
     proxy: Option<Proxy>,
 }
 
@@ -70,6 +74,14 @@ impl Live {
 
     pub(super) fn set_agent(&mut self, agent: Option<AgentKeeper>) {
         self.agent = agent;
+    }
+
+    pub(super) fn set_ports(&mut self, ports: PortsKeeper) {
+        self.ports = Some(ports);
+    }
+
+    pub(super) fn set_containers(&mut self, containers: ContainersKeeper) {
+        self.containers = Some(containers);
     }
 
     pub(super) fn set_proxy(
@@ -135,6 +147,12 @@ impl Live {
     /// Leaves the guest's agent as it is.
     pub(super) fn leave_agent(&mut self) {
         self.agent = None;
+    }
+
+    /// Frees the published ports and forgets the containers.
+    pub(super) fn leave_containers(&mut self) {
+        self.containers = None;
+        self.ports = None;
     }
 
     /// Ends the network.

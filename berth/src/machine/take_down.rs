@@ -55,6 +55,7 @@ pub(super) async fn take_down(
             }
         }
     }
+    live.leave_containers();
     // Only now, so that clients that are attached to containers see these end.
     if let Err(error) = live.close_proxy().await {
         machine.warn(format!("could not remove the Docker socket: {error}"));

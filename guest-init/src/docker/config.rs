@@ -9,6 +9,7 @@ use anyhow::Context;
 use serde_json::{Map, Value, json};
 
 use super::containerd;
+use crate::published::proxy;
 
 /// dockerd's API socket, which the DOCKER service connects to.
 pub(crate) const SOCKET: &str = "/run/docker.sock";
@@ -38,8 +39,7 @@ fn defaults(host_gateway: Option<IpAddr>) -> Map<String, Value> {
 
 /// Lays `overlay` over the defaults, key by key: a value replaces the default, null takes it away. What guest-init
 /// itself relies on is set last and cannot be changed: dockerd listens on our socket, also when others are added, and
-/// writes its pid file where we look, and uses the containerd that
-/// guest-init runs.
+/// writes its pid file where we look, uses the containerd that guest-init runs, and publishes ports by way of our proxy.
 pub(super) fn merge(host_gateway: Option<IpAddr>, overlay: &Map<String, Value>) -> Map<String, Value> {
     let mut settings = defaults(host_gateway);
     for (key, value) in overlay {
@@ -57,6 +57,8 @@ pub(super) fn merge(host_gateway: Option<IpAddr>, overlay: &Map<String, Value>) 
     settings.insert("hosts".into(), Value::Array(hosts));
     settings.insert("pidfile".into(), json!(PID_FILE));
     settings.insert("containerd".into(), json!(containerd::SOCKET));
+    settings.insert("userland-proxy".into(), json!(true));
+    settings.insert("userland-proxy-path".into(), json!(proxy::PATH));
     settings
 }
 

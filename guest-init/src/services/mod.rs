@@ -4,8 +4,10 @@
 pub(crate) mod control;
 pub(crate) mod docker;
 pub(crate) mod exec;
+pub(crate) mod forward;
 mod hang_up;
 pub(crate) mod logs;
+pub(crate) mod publish;
 pub(crate) mod replay;
 
 use std::fmt::Display;

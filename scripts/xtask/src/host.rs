@@ -53,10 +53,12 @@ pub(crate) const RUN: [Package; 2] = [required("qemu-system-x86"), required("pas
 pub(crate) const DEMO: [Package; 1] = [required("busybox-static")];
 
 /// What the end-to-end tests and the lab need beside a machine.
-pub(crate) const TEST: [Package; 3] = [
+pub(crate) const TEST: [Package; 4] = [
     required("busybox-static"),
     required("docker-registry"),
     required("mmdebstrap"),
+    // Runs in containers and beside them: TCP and UDP with their details.
+    required("socat"),
 ];
 
 /// Installs those of the packages that are not installed, as root or through sudo. Silent when nothing is missing.

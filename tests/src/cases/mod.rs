@@ -16,6 +16,7 @@ mod faults;
 mod images;
 mod lifecycle;
 mod network;
+mod ports;
 mod refusals;
 mod run;
 mod share_programs;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
         run::CASES,
         streams::CASES,
         network::CASES,
+        ports::CASES,
         compose::CASES,
         volumes::CASES,
         shares::CASES[0],

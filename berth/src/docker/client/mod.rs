@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::UnixStream;
+use tokio::task::AbortHandle;
 
 pub use cli::{DockerCli, find_cli, own_plugins};
 
@@ -81,7 +83,34 @@ pub async fn containers_with(socket: &Path, dir: &Path) -> Result<Vec<String>, C
 }
 
 /// The body of a successful answer.
-async fn get(socket: &Path, uri: &'static str) -> Result<Bytes, ClientError> {
+pub(super) async fn get(socket: &Path, uri: &'static str) -> Result<Bytes, ClientError> {
+    let body = &mut open(socket, uri).await?.body;
+    let body = Limited::new(body, ANSWER_LIMIT).collect().await;
+    Ok(body.map_err(ClientError::Body)?.to_bytes())
+}
+
+/// A successful answer whose body is still to come.
+#[derive(Debug)]
+pub(super) struct Answer {
+    body: Incoming,
+    connection: AbortHandle,
+}
+
+impl Answer {
+    /// What is still to come.
+    pub(super) fn body(&mut self) -> &mut Incoming {
+        &mut self.body
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// Asks for `uri` on a connection of its own.
+pub(super) async fn open(socket: &Path, uri: &'static str) -> Result<Answer, ClientError> {
     let stream = UnixStream::connect(socket)
         .await
         .map_err(|source| ClientError::Connect {
@@ -94,30 +123,23 @@ async fn get(socket: &Path, uri: &'static str) -> Result<Bytes, ClientError> {
     request
         .headers_mut()
         .insert(HOST, hyper::header::HeaderValue::from_static("docker"));
-    let exchange = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT)
-            .collect()
-            .await
-            .map_err(ClientError::Body)?
-            .to_bytes();
-        if status.is_success() {
-            return Ok(body);
-        }
-        Err(ClientError::Refused {
-            status,
-            message: message(&body),
-        })
+    // The connection's own end comes to light in the exchange.
+    let connection = tokio::spawn(connection).abort_handle();
+    let response = sender.send_request(request).await;
+    let response = response.inspect_err(|_| connection.abort())?;
+    let status = response.status();
+    let mut answer = Answer {
+        body: response.into_body(),
+        connection,
     };
-    let mut connection = std::pin::pin!(connection);
-    let mut exchange = std::pin::pin!(exchange);
-    tokio::select! {
-        biased;
-        result = &mut exchange => result,
-        // The connection's own end comes to light in the exchange.
-        _ = &mut connection => exchange.await,
+    if status.is_success() {
+        return Ok(answer);
     }
+    let body = Limited::new(&mut answer.body, ANSWER_LIMIT).collect().await;
+    Err(ClientError::Refused {
+        status,
+        message: message(&body.map_err(ClientError::Body)?.to_bytes()),
+    })
 }
 
 /// The `message` of an error answer, or else the answer.

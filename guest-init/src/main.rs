@@ -48,7 +48,7 @@ use tokio_vsock::{VsockAddr, VsockStream};
 use crate::console::{error, notice, warning};
 use crate::docker::Docker;
 use crate::host_link::{Events, Hello, HostLink};
-use crate::published::{Ports, requests};
+use crate::published::{Ports, client_address, requests};
 use crate::reaper::Reaper;
 use crate::replay::Replay;
 use crate::root::Root;
@@ -113,6 +113,7 @@ struct Machine {
     shutdown: Shutdown,
     data_disk_mounted: Arc<AtomicBool>,
     shares: Arc<Shares>,
+    published: Arc<Ports>,
 }
 
 async fn serve(root: Root) -> anyhow::Result<()> {
@@ -124,6 +125,7 @@ async fn serve(root: Root) -> anyhow::Result<()> {
     let machine = Machine {
         docker: Docker::new(),
         reaper,
+        published: Ports::new(events.clone()),
         events,
         shutdown,
         data_disk_mounted: Arc::default(),
@@ -188,10 +190,9 @@ impl Machine {
         tokio::spawn(services::accept("REPLAY", replay, move |stream| {
             services::replay::serve(stream, agent.clone())
         }));
-        let published = Ports::new(self.events.clone());
+        let (host, published) = (self.published.clone(), self.published.clone());
         requests::start(Path::new(requests::SOCKET), published.clone())
             .with_context(|| format!("cannot listen on {}", requests::SOCKET))?;
-        let host = published.clone();
         tokio::spawn(services::accept("PUBLISH", publish, move |stream| {
             services::publish::serve(stream, host.clone())
         }));
@@ -244,6 +245,8 @@ impl Machine {
                 Ok(()) => {
                     notice!("network is up");
                     self.events.send(GuestEvent::NetworkReady);
+                    let machine = self.clone();
+                    tokio::spawn(async move { machine.keep_clients().await });
                 }
                 Err(e) => self.warn(format!("the guest has no network: {e:#}")),
             }
@@ -260,6 +263,16 @@ impl Machine {
             self.events.clone(),
             config,
         )
+    }
+
+    /// Has containers see the addresses of who connects to their published ports. Nobody waits for it: no container runs yet.
+    async fn keep_clients(&self) {
+        match client_address::set_up(&self.reaper).await {
+            Ok(()) => self.published.keep_clients(),
+            Err(e) => self.warn(format!(
+                "containers do not see the addresses of who connects to their published ports: {e:#}"
+            )),
+        }
     }
 
     /// Reports what the user should know and the machine can live with.

@@ -4,6 +4,7 @@
 //! listening by itself, and guest-init asks the host. So a port comes and goes exactly with its container, also one that
 //! starts by its restart policy, and one that is taken on the host fails `docker run` with the words it fails with natively.
 
+pub(crate) mod client_address;
 mod host_network;
 mod listening;
 mod local;
@@ -11,12 +12,15 @@ pub(crate) mod proxy;
 pub(crate) mod requests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use protocol::boot::GuestEvent;
 use protocol::forward::{Published, PublishedBy, ToGuest, ToHost};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
@@ -26,6 +30,10 @@ use crate::lock::lock;
 
 /// How long the host may take to answer. dockerd gives its proxy 16 seconds.
 const ANSWER: Duration = Duration::from_secs(14);
+/// How long a container may take to accept. Its address answers at once, with a reset when nobody listens.
+const CONNECT: Duration = Duration::from_secs(10);
+/// The same for a connection in a client's name, which a container may be unable to answer.
+const IN_NAME: Duration = Duration::from_secs(2);
 /// How long the host may take to give a port up before its container is let go without that.
 const CLOSE: Duration = Duration::from_secs(5);
 
@@ -36,6 +44,8 @@ pub(crate) struct Ports {
     events: Events,
     /// Whether containers with the host's network are running, as the host says.
     host_network: watch::Sender<bool>,
+    /// Whether connections can be made in a client's name.
+    keeps_clients: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -55,6 +65,8 @@ struct Entry {
     asking: Option<oneshot::Sender<Option<String>>>,
     /// The guest's own listener on the same address.
     local: Option<AbortHandle>,
+    /// The container's answers to clients did not come back: its connections come from its network's gateway.
+    loses_clients: bool,
 }
 
 impl Drop for Entry {
@@ -78,6 +90,7 @@ impl Ports {
             state: Mutex::default(),
             events,
             host_network: watch::Sender::new(false),
+            keeps_clients: AtomicBool::new(false),
         });
         tokio::spawn(host_network::follow(
             ports.clone(),
@@ -104,6 +117,7 @@ impl Ports {
                     port: port.clone(),
                     asking: Some(asking),
                     local,
+                    loses_clients: false,
                 },
             );
             // Without a host it is told when one calls.
@@ -146,6 +160,45 @@ impl Ports {
     /// The port with this id.
     pub(crate) fn get(&self, id: u64) -> Option<Published> {
         lock(&self.state).ports.get(&id).map(|entry| entry.port.clone())
+    }
+
+    /// From now on containers see the addresses of clients, where that is possible.
+    pub(crate) fn keep_clients(&self) {
+        self.keeps_clients.store(true, Ordering::Relaxed);
+    }
+
+    /// Connects to the container of a TCP port, for a client.
+    pub(crate) async fn connect(&self, id: u64, client: SocketAddr) -> io::Result<TcpStream> {
+        let (target, loses_clients) = lock(&self.state)
+            .ports
+            .get(&id)
+            .map(|entry| (entry.port.target, entry.loses_clients))
+            .ok_or(io::ErrorKind::NotConnected)?;
+        let kept = (self.keeps_clients.load(Ordering::Relaxed) && !loses_clients)
+            .then(|| client_address::keepable(client, target))
+            .flatten();
+        if let Some((client, target)) = kept {
+            match timeout(IN_NAME, client_address::connect(client, target)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                // That is the container's word.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(error),
+                // A container of several networks may answer by way of another than this one. From now on its connections come
+                // from where it must answer.
+                failed => {
+                    crate::console::notice!(
+                        "{target} does not see the addresses of clients of its published port: {}",
+                        failed.map_or_else(
+                            |_| "its answers do not come back".to_owned(),
+                            |result| { result.err().map(|error| error.to_string()).unwrap_or_default() }
+                        )
+                    );
+                    if let Some(entry) = lock(&self.state).ports.get_mut(&id) {
+                        entry.loses_clients = true;
+                    }
+                }
+            }
+        }
+        timeout(CONNECT, TcpStream::connect(target)).await?
     }
 
     /// Whether Docker publishes a port that the guest itself listens on at this address.

@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::requests::{Answer, CLOSE, SOCKET};
 
 /// The name that guest-init is this program by, and where the image has it.
-pub(crate) const PATH: &str = "/usr/sbin/docker-proxy";
+pub(crate) const PATH: &str = "/usr/libexec/berth/docker-proxy";
 /// Where dockerd listens for how it went.
 const STATUS: &str = "/proc/self/fd/3";
 /// How long guest-init may take to give the port up.

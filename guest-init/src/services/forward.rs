@@ -19,8 +19,6 @@ use crate::published::Ports;
 
 /// How long the host may take to name the port.
 const HELLO: Duration = Duration::from_secs(10);
-/// How long a container may take to accept. A container's address answers at once, with a reset when nobody listens.
-const CONNECT: Duration = Duration::from_secs(10);
 /// The largest datagram there is.
 const DATAGRAM: usize = 64 * 1024;
 
@@ -34,16 +32,17 @@ pub(crate) async fn serve(mut stream: impl Stream, ports: Arc<Ports>) -> anyhow:
         return Ok(());
     };
     match port.transport {
-        Transport::Tcp => tcp(stream, port.target).await,
+        Transport::Tcp => {
+            if let Ok(container) = ports.connect(hello.id, hello.client).await {
+                tcp(stream, container).await;
+            }
+        }
         Transport::Udp => udp(stream, port.target).await?,
     }
     Ok(())
 }
 
-async fn tcp(stream: impl Stream, target: SocketAddr) {
-    let Ok(Ok(mut container)) = timeout(CONNECT, TcpStream::connect(target)).await else {
-        return;
-    };
+async fn tcp(stream: impl Stream, mut container: TcpStream) {
     // What comes in pieces goes on in pieces: who sends small ones has a reason, or set Nagle's algorithm up himself.
     let _ = container.set_nodelay(true);
     if let CarryEnd::RemoteBroke(_) = carry(&mut container, stream).await {

@@ -13,6 +13,7 @@ use crate::base_image;
 use crate::docker::{Container, STATE_LIMIT, has, inspect, same};
 use crate::machine::Machine;
 use crate::processes::wait_until;
+use crate::program::Program;
 use crate::suite::{Context, Verdict};
 use crate::tools_image::{self, TOOLS};
 
@@ -21,6 +22,7 @@ cases!("ports":
     a_taken_port_fails_docker_run_as_natively,
     ports_come_and_go_with_their_containers,
     each_direction_of_a_connection_ends_by_itself_and_resets_are_resets,
+    a_container_sees_the_address_of_a_client_on_the_network,
     datagrams_go_to_the_container_and_answers_come_back,
     hundreds_of_connections_at_once_each_get_their_own_bytes,
     a_slow_reader_gets_every_byte,
@@ -280,6 +282,22 @@ fn tool(machine: &Arc<Machine>, name: String, port: &str, command: &[&str]) -> R
     Container::of(TOOLS, machine, name, &["-p", &published], command)
 }
 
+/// A connection to a program in a container that listens by then: before, one is taken and ends at once.
+fn connect_in_time(address: SocketAddr) -> Result<TcpStream> {
+    let mut found = None;
+    wait_until(&format!("a listener at {address}"), STATE_LIMIT, || {
+        let stream = connect(address)?;
+        stream.set_nonblocking(true)?;
+        // Nobody speaks first, so what can be read is an end.
+        thread::sleep(Duration::from_millis(300));
+        let ended = !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+        stream.set_nonblocking(false)?;
+        found = (!ended).then_some(stream);
+        Ok(found.is_some())
+    })?;
+    found.context("nobody listens")
+}
+
 /// Waits until a connection to `address` is answered at all: the program listens, and echoes.
 fn wait_for_echo(address: SocketAddr) -> Result<()> {
     wait_until(&format!("an echo at {address}"), STATE_LIMIT, || {
@@ -339,6 +357,56 @@ fn each_direction_of_a_connection_ends_by_itself_and_resets_are_resets(context: 
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(Verdict::Passed),
         other => anyhow::bail!("expected a reset, found {other:?}"),
     }
+}
+
+fn a_container_sees_the_address_of_a_client_on_the_network(context: &Context) -> Result<Verdict> {
+    let machine = context.machine()?;
+    tools_image::import(&machine)?;
+    let server = Container::of(
+        TOOLS,
+        &machine,
+        context.name("server"),
+        &["-p", "0.0.0.0::9000"],
+        &[
+            "socat",
+            "TCP-LISTEN:9000,fork,reuseaddr",
+            "SYSTEM:echo $SOCAT_PEERADDR; sha256sum",
+        ],
+    )?;
+    let port = published_at(&machine, &server, "9000/tcp")?.port();
+    let seen = |host: Ipv4Addr| -> Result<String> {
+        let mut seen = String::new();
+        wait_until("a container's word", STATE_LIMIT, || {
+            let mut stream = connect((host, port).into())?;
+            // More than fits anywhere, so that packets go both ways for a while.
+            let sent = stream
+                .write_all(&vec![7; 1 << 20])
+                .and_then(|()| stream.shutdown(Shutdown::Write));
+            seen.clear();
+            Ok(sent.is_ok() && stream.read_to_string(&mut seen).is_ok() && !seen.is_empty())
+        })?;
+        let (address, sum) = seen.split_once('\n').context("one line is missing")?;
+        has("sum", sum, "  -")?;
+        Ok(address.to_owned())
+    };
+
+    let gateway = server.at("/NetworkSettings/Gateway")?;
+    same(
+        "client on the loopback",
+        &json!(seen(Ipv4Addr::LOCALHOST)?),
+        &gateway,
+    )?;
+    // Nothing is sent: the host says which of its addresses it would take.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let Ok(IpAddr::V4(address)) = socket
+        .connect("198.51.100.1:9")
+        .and_then(|()| socket.local_addr())
+        .map(|address| address.ip())
+    else {
+        return Ok(Verdict::NotHere("this host is on no network".into()));
+    };
+    same("client on the network", &seen(address)?, &address.to_string())?;
+    Ok(Verdict::Passed)
 }
 
 fn datagrams_go_to_the_container_and_answers_come_back(context: &Context) -> Result<Verdict> {
@@ -401,7 +469,6 @@ fn hundreds_of_connections_at_once_each_get_their_own_bytes(context: &Context) -
         &machine,
         context.name("server"),
         "9000",
-        // One process for all: a process for each would be a test of the guest's memory.
         &["socat", "TCP-LISTEN:9000,fork,reuseaddr,backlog=1000", "PIPE"],
     )?;
     let address = published_at(&machine, &server, "9000/tcp")?;
@@ -435,35 +502,36 @@ fn hundreds_of_connections_at_once_each_get_their_own_bytes(context: &Context) -
 fn a_slow_reader_gets_every_byte(context: &Context) -> Result<Verdict> {
     /// Bytes that are sent.
     const AMOUNT: usize = 8 << 20;
+    /// Lines that come back, nine million bytes.
+    const LINES: usize = 1_300_000;
     let machine = context.machine()?;
+    // Both sides wait before they read, so that everything between them fills up.
+    let script = format!("SYSTEM:sleep 2; sha256sum; seq {LINES}");
     let server = tool(
         &machine,
         context.name("server"),
         "9000",
-        &["socat", "TCP-LISTEN:9000,fork,reuseaddr", "PIPE"],
+        &["socat", "TCP-LISTEN:9000,fork,reuseaddr", &script],
     )?;
     let address = published_at(&machine, &server, "9000/tcp")?;
-    wait_for_echo(address)?;
+    let sent: Vec<u8> = (0..AMOUNT)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    let sum = Program::new("sha256sum").input(sent.clone()).ok()?;
 
-    let stream = connect(address)?;
-    let mut writing = stream.try_clone()?;
-    let byte = |at: usize| (at.wrapping_mul(2_654_435_761) >> 13) as u8;
-    let sender = thread::spawn(move || -> Result<()> {
-        let all: Vec<u8> = (0..AMOUNT).map(byte).collect();
-        writing.write_all(&all)?;
-        Ok(writing.shutdown(Shutdown::Write)?)
-    });
-    // Everything fills up while nothing is read; then it comes as fast as it is read.
-    thread::sleep(Duration::from_secs(1));
-    let mut heard = Vec::with_capacity(AMOUNT);
-    (&stream).take(AMOUNT as u64 + 1).read_to_end(&mut heard)?;
-    sender
-        .join()
-        .map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-    same("bytes", &heard.len(), &AMOUNT)?;
+    let mut stream = connect_in_time(address)?;
+    stream.write_all(&sent)?;
+    stream.shutdown(Shutdown::Write)?;
+    thread::sleep(Duration::from_secs(2));
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard)?;
+    let (first, rest) = heard.split_once('\n').context("nothing came back")?;
+    same("sum of what arrived", &first, &sum.as_str())?;
+    let expected: String = (1..=LINES).map(|line| format!("{line}\n")).collect();
     ensure!(
-        heard.iter().enumerate().all(|(at, found)| *found == byte(at)),
-        "other bytes came back"
+        rest == expected,
+        "{} bytes came back, or others than were sent",
+        rest.len()
     );
     Ok(Verdict::Passed)
 }

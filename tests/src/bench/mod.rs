@@ -1,13 +1,14 @@
 //! Measurements: berth's hypervisor beside QEMU's microvm with the same kernel, initramfs and image, and what a machine's
 //! streams carry. Run it where KVM is real: `scripts/lab run -- bench`; with `--icount` for figures that repeat. File
 //! sharing is compared under QEMU's emulation, on any host: `scripts/bench-files`; what it costs to be told of the host's changes,
-//! on a machine of berth's: `bench coherence`.
+//! on a machine of berth's: `bench coherence`; what published ports carry: `bench network`.
 
 pub mod boot;
 pub mod coherence;
 pub mod files;
 pub mod machine;
 pub mod memory;
+pub mod network;
 pub mod report;
 
 use std::time::Duration;

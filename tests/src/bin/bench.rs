@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use berth_tests::bench::boot::{Boot, Hypervisor, initramfs};
-use berth_tests::bench::coherence;
 use berth_tests::bench::files::host::{FilesArgs, run as files};
 use berth_tests::bench::machine;
 use berth_tests::bench::report::{Report, Row};
+use berth_tests::bench::{coherence, network};
 use berth_tests::bench::{median, percentile};
 use berth_tests::machine::Machine;
 use berth_tests::options::{Options, Setup, on_path};
@@ -48,11 +48,14 @@ enum Other {
     /// Compares berth's file sharing with virtiofsd and ext4 in one emulated guest
     Files(FilesArgs),
     /// Measures what is cached of a share beside ext4, and how long changes of the host take to be in the guest
-    Coherence(CoherenceArgs),
+    Coherence(MachineArgs),
+    /// Measures what published ports carry, beside Docker's own userland proxy
+    Network(MachineArgs),
 }
 
+/// For what is measured on one machine of berth's.
 #[derive(clap::Args)]
-struct CoherenceArgs {
+struct MachineArgs {
     #[command(flatten)]
     options: Options,
     /// Write the figures as JSON
@@ -61,20 +64,24 @@ struct CoherenceArgs {
 }
 
 fn main() -> ExitCode {
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|first| first == coherence::ARGUMENT)
-    {
-        return end(coherence::serve(
-            std::io::stdin().lock(),
-            std::io::stdout().lock(),
-        ));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [coherence::ARGUMENT] => {
+            return end(coherence::serve(
+                std::io::stdin().lock(),
+                std::io::stdout().lock(),
+            ));
+        }
+        [network::SERVER] => return end(network::serve()),
+        [network::CLIENT, address] => return end(network::client(address, std::io::stdout().lock())),
+        _ => {}
     }
     let cli = Cli::parse();
     end(match &cli.other {
         None => run(&cli),
         Some(Other::Files(args)) => files(args),
-        Some(Other::Coherence(args)) => coherent(args),
+        Some(Other::Coherence(args)) => on_a_machine(args, coherence::run, coherence::Report::table),
+        Some(Other::Network(args)) => on_a_machine(args, network::run, network::Report::table),
     })
 }
 
@@ -88,9 +95,13 @@ fn end(result: Result<()>) -> ExitCode {
     }
 }
 
-fn coherent(args: &CoherenceArgs) -> Result<()> {
-    let report = coherence::run(&Setup::find(args.options.clone())?)?;
-    print!("{}", report.table());
+fn on_a_machine<R: Serialize>(
+    args: &MachineArgs,
+    run: fn(&Setup) -> Result<R>,
+    table: fn(&R) -> String,
+) -> Result<()> {
+    let report = run(&Setup::find(args.options.clone())?)?;
+    print!("{}", table(&report));
     match &args.output {
         Some(path) => write_json(&report, path),
         None => Ok(()),

@@ -54,7 +54,7 @@ pub(super) async fn follow_start(context: &CommandContext) -> Result<Followed> {
                 }
             }
             // Of a machine that runs; see `docker_wait`.
-            Ok(Some(Event::Docker { .. })) => {}
+            Ok(Some(Event::Docker { .. } | Event::Settings { .. })) => {}
             Ok(Some(Event::Failed(why))) => {
                 progress.end();
                 failure = Some(why);

@@ -75,6 +75,7 @@ fn config(subject: &Subject<'_>) -> (Check, Option<Config>) {
     if let Err(error) = Settings::resolve(&subject.chosen, &config, &Host::detect()) {
         let fix = match error {
             SettingsError::Memory { .. } => "choose less memory",
+            SettingsError::NoProfile { .. } => "choose a profile that is there with `berth profile use`",
             SettingsError::Shares(_) => {
                 "take one of the two away, with `berth share remove` or in the configuration"
             }

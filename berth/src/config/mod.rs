@@ -225,6 +225,31 @@ impl Config {
         plain(self) == plain(other)
     }
 
+    /// Whether it says something of the setting with this path (`docker.context`), of those that have one value.
+    pub fn sets(&self, path: &str) -> bool {
+        let docker = self.docker.as_ref();
+        let timeouts = self.timeouts.as_ref();
+        match path {
+            "cpus" => self.cpus.is_some(),
+            "memory" => self.memory.is_some(),
+            "max_cpus" => self.max_cpus.is_some(),
+            "max_memory" => self.max_memory.is_some(),
+            "disk" => self.disk.is_some(),
+            "engine" => self.engine.is_some(),
+            "shares" => self.shares.is_some(),
+            "docker.context" => docker.is_some_and(|docker| docker.context.is_some()),
+            "docker.switch_context" => docker.is_some_and(|docker| docker.switch_context.is_some()),
+            "network.enabled" => self
+                .network
+                .as_ref()
+                .is_some_and(|network| network.enabled.is_some()),
+            "timeouts.boot" => timeouts.is_some_and(|timeouts| timeouts.boot.is_some()),
+            "timeouts.stop" => timeouts.is_some_and(|timeouts| timeouts.stop.is_some()),
+            "log_level" => self.log_level.is_some(),
+            _ => false,
+        }
+    }
+
     /// Apparent size of the data disk.
     pub fn disk(&self) -> Option<crate::size::Size> {
         self.disk.map(|disk| disk.0)

@@ -82,6 +82,15 @@ impl ConfigText {
         &self.text
     }
 
+    /// The same text, to be put in another file.
+    #[must_use]
+    pub fn in_place_of(self, path: &Path) -> ConfigText {
+        ConfigText {
+            path: path.to_owned(),
+            ..self
+        }
+    }
+
     /// With a profile added, or changed: settings that are left out here stay as they are.
     pub fn with(&self, name: &str, settings: &ProfileSettings) -> Result<ConfigText, EditError> {
         let before = self.config.profiles().find(|profile| profile.name == name);

@@ -50,13 +50,14 @@ struct ErrorBody {
 }
 
 type Answer = Result<Value, String>;
+type Waiting = HashMap<u64, oneshot::Sender<Answer>>;
 
 /// Commands that have no answer yet, by their ids; none once QEMU has closed the channel.
 #[derive(Debug, Clone)]
-struct Pending(Arc<Mutex<Option<HashMap<u64, oneshot::Sender<Answer>>>>>);
+struct Pending(Arc<Mutex<Option<Waiting>>>);
 
 impl Pending {
-    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, oneshot::Sender<Answer>>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Waiting>> {
         // Every change is one call, so a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +91,7 @@ impl Qmp {
         {
             return Err(QmpError::Protocol("no greeting".into()));
         }
-        let pending = Pending(Arc::new(Mutex::new(Some(HashMap::new()))));
+        let pending = Pending(Arc::new(Mutex::new(Some(Waiting::new()))));
         let (ballooned_tx, ballooned) = watch::channel(0);
         let (shutdown_tx, shutdown) = watch::channel(None);
         let events = Events {

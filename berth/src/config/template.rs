@@ -24,9 +24,9 @@ pub fn template(host: &Host) -> String {
 # Memory a machine may use at most: a quarter of the host's, at least 2 GiB. Unused memory goes back to the host.
 #memory: {memory}
 
-# The most CPUs and memory that `berth profile use` can give a machine without a restart. Without these lines: the most that
-# it is started with or one of the profiles below has; for a machine that was given a profile, also `berth profile list`.
-# What a machine could have takes 1.6 percent of that memory, also while it has less.
+# The most CPUs and memory that `berth profile use` can give a machine without a restart. Without these lines: what the largest
+# of the profiles below has, but no more than four times the memory that the machine starts with; for a machine with a
+# profile that comes with berth, those count too. Memory that a machine could have takes 1.6 percent of it at all times.
 #max_cpus: {max_cpus}
 #max_memory: {max_memory}
 

@@ -92,6 +92,9 @@ fn nothing() -> Size {
 /// The size of a data disk that nobody chose.
 pub const DEFAULT_DISK: Size = Size::from_gib(64);
 
+/// How many times the memory that it starts with a machine may get without a restart, when nobody says how much.
+const MOST_TIMES: u64 = 4;
+
 /// Settings this host cannot give. Exit code 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
@@ -137,7 +140,7 @@ impl Settings {
             .memory
             .or(config.memory())
             .unwrap_or_else(|| host.default_memory());
-        let (most_cpus, most_memory) = most(profile.is_some(), config, host);
+        let (most_cpus, most_memory) = most(profile.as_deref(), memory, config, host);
         let settings = Settings {
             profile,
             cpus,
@@ -198,18 +201,27 @@ impl Settings {
     }
 }
 
-/// The most CPUs and memory that any profile has which a machine may be switched to; of memory only what the host has. A
-/// machine that uses no profile is not made larger for those that come with berth: having more to give costs memory.
-fn most(uses_profiles: bool, config: &Config, host: &Host) -> (Option<u8>, Option<Size>) {
-    let all = profiles::all(config, host)
+/// The most CPUs and memory that any profile has which a machine is likely to be switched to: those of the configuration, and
+/// those that come with berth when it has one of them. The kernel's notes on memory that could be there take 1.6 percent of
+/// it, so a small machine is not prepared for much more than it has.
+fn most(profile: Option<&str>, memory: Size, config: &Config, host: &Host) -> (Option<u8>, Option<Size>) {
+    let all = profiles::all(config, host);
+    let has_builtin = all
+        .iter()
+        .any(|known| Some(known.name.as_str()) == profile && known.origin == profiles::Origin::Builtin);
+    let likely = all
         .into_iter()
-        .filter(|profile| uses_profiles || profile.origin == profiles::Origin::Config)
+        .filter(|profile| has_builtin || profile.origin == profiles::Origin::Config)
         .map(|profile| profile.settings);
-    let (cpus, memory): (Vec<_>, Vec<_>) = all.map(|settings| (settings.cpus, settings.memory)).unzip();
-    let fits = |memory: &Size| *memory <= host.memory;
+    let (cpus, sizes): (Vec<_>, Vec<_>) = likely.map(|settings| (settings.cpus, settings.memory)).unzip();
+    let reasonable = Size::from_mib(memory.mib() * MOST_TIMES).min(host.memory);
     (
         cpus.into_iter().flatten().max(),
-        memory.into_iter().flatten().filter(fits).max(),
+        sizes
+            .into_iter()
+            .flatten()
+            .filter(|size| *size <= reasonable)
+            .max(),
     )
 }
 
@@ -338,8 +350,18 @@ mod tests {
         // Nobody pays for what they do not use.
         assert_eq!(most(&Chosen::default(), &plain), (4, Size::from_gib(4)));
         assert_eq!(most(&with_profile("light"), &plain), (8, Size::from_gib(8)));
+        assert_eq!(most(&with_profile("a"), &profiled()), (6, Size::from_gib(8)));
         // What no host of this size can have is not counted.
         assert_eq!(most(&Chosen::default(), &profiled()), (6, Size::from_gib(8)));
+        let tiny = Chosen {
+            memory: Some(Size::from_gib(1)),
+            ..Chosen::default()
+        };
+        assert_eq!(
+            most(&tiny, &profiled()),
+            (6, Size::from_gib(1)),
+            "8 times as much"
+        );
         let capped = Config::parse("max_cpus: 2\nmax_memory: 5GiB\n", Path::new("c")).unwrap();
         assert_eq!(most(&with_profile("light"), &capped), (2, Size::from_gib(5)));
         assert_eq!(

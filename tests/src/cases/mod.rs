@@ -16,6 +16,7 @@ mod faults;
 mod images;
 mod lifecycle;
 mod network;
+mod profiles;
 mod refusals;
 mod run;
 mod share_programs;
@@ -42,6 +43,7 @@ pub fn all() -> Vec<Case> {
         shares::CASES[5],
         share_programs::CASES,
         lifecycle::CASES,
+        profiles::CASES,
         faults::CASES,
         refusals::CASES,
     ]

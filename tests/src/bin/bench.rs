@@ -12,6 +12,7 @@ use berth_tests::bench::coherence;
 use berth_tests::bench::files::host::{FilesArgs, run as files};
 use berth_tests::bench::machine;
 use berth_tests::bench::report::{Report, Row};
+use berth_tests::bench::resources;
 use berth_tests::bench::{median, percentile};
 use berth_tests::machine::Machine;
 use berth_tests::options::{Options, Setup, on_path};
@@ -48,11 +49,13 @@ enum Other {
     /// Compares berth's file sharing with virtiofsd and ext4 in one emulated guest
     Files(FilesArgs),
     /// Measures what is cached of a share beside ext4, and how long changes of the host take to be in the guest
-    Coherence(CoherenceArgs),
+    Coherence(MachineArgs),
+    /// Measures what switching profiles takes, and what of memory and disk goes back to the host
+    Resources(MachineArgs),
 }
 
 #[derive(clap::Args)]
-struct CoherenceArgs {
+struct MachineArgs {
     #[command(flatten)]
     options: Options,
     /// Write the figures as JSON
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         None => run(&cli),
         Some(Other::Files(args)) => files(args),
         Some(Other::Coherence(args)) => coherent(args),
+        Some(Other::Resources(args)) => measure_resources(args),
     })
 }
 
@@ -88,8 +92,17 @@ fn end(result: Result<()>) -> ExitCode {
     }
 }
 
-fn coherent(args: &CoherenceArgs) -> Result<()> {
+fn coherent(args: &MachineArgs) -> Result<()> {
     let report = coherence::run(&Setup::find(args.options.clone())?)?;
+    print!("{}", report.table());
+    match &args.output {
+        Some(path) => write_json(&report, path),
+        None => Ok(()),
+    }
+}
+
+fn measure_resources(args: &MachineArgs) -> Result<()> {
+    let report = resources::run(&Setup::find(args.options.clone())?)?;
     print!("{}", report.table());
     match &args.output {
         Some(path) => write_json(&report, path),

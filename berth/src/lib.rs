@@ -21,6 +21,7 @@ pub mod net;
 pub mod output;
 pub mod paths;
 pub mod process;
+pub mod profiles;
 pub mod progress;
 pub mod published;
 pub mod shares;

@@ -35,6 +35,14 @@ impl Size {
         self.0
     }
 
+    /// As one writes it in a configuration, in whole MiB: `4GiB`, `1536MiB`.
+    pub fn to_config(self) -> String {
+        match self.mib() {
+            mib if mib > 0 && mib.is_multiple_of(1024) => format!("{}GiB", mib / 1024),
+            mib => format!("{mib}MiB"),
+        }
+    }
+
     /// In MiB, rounded down.
     pub const fn mib(self) -> u64 {
         self.0 / MIB
@@ -150,6 +158,14 @@ mod tests {
             "٤GiB",
         ] {
             assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_so_that_they_are_read_back() {
+        for (size, text) in [(Size::from_gib(4), "4GiB"), (Size::from_mib(1536), "1536MiB")] {
+            assert_eq!(size.to_config(), text);
+            assert_eq!(text.parse(), Ok(size));
         }
     }
 

@@ -12,6 +12,7 @@ mod async_fd;
 mod cgroups;
 mod clock;
 mod console;
+mod cpus;
 mod data_disk;
 mod docker;
 mod etc_files;

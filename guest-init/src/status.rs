@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::Context;
 use protocol::control::{DockerStatus, GuestStatus, MemoryStatus};
 
-use crate::{clock, data_disk};
+use crate::{clock, cpus, data_disk};
 
 /// Collects them. `data_disk_mounted` says whether to ask for its use.
 pub(crate) fn collect(docker: DockerStatus, data_disk_mounted: bool) -> anyhow::Result<GuestStatus> {
@@ -18,8 +18,7 @@ pub(crate) fn collect(docker: DockerStatus, data_disk_mounted: bool) -> anyhow::
     Ok(GuestStatus {
         kernel: kernel_release(),
         uptime_ms: u64::try_from(clock::uptime().as_millis()).unwrap_or(u64::MAX),
-        cpus: count_cpus(&read("/sys/devices/system/cpu/online")?)
-            .context("cannot understand the list of CPUs online")?,
+        cpus: u32::try_from(cpus::online()?.len()).unwrap_or(u32::MAX),
         load: parse_load(&read("/proc/loadavg")?).context("cannot understand /proc/loadavg")?,
         memory: parse_memory(&read("/proc/meminfo")?).context("cannot understand /proc/meminfo")?,
         data_disk: disk,
@@ -56,17 +55,6 @@ fn parse_memory(text: &str) -> Option<MemoryStatus> {
     })
 }
 
-/// How many CPUs a list such as `0-3,6` names.
-fn count_cpus(list: &str) -> Option<u32> {
-    let mut count = 0_u32;
-    for range in list.trim().split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        count = count.checked_add(last.checked_sub(first)?.checked_add(1)?)?;
-    }
-    Some(count)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,13 +76,9 @@ mod tests {
     }
 
     #[test]
-    fn load_and_cpu_lists_are_read() {
+    fn the_load_is_read() {
         assert_eq!(parse_load("0.12 1.50 2.00 1/123 456\n"), Some([0.12, 1.5, 2.0]));
         assert_eq!(parse_load("x"), None);
-        assert_eq!(count_cpus("0\n"), Some(1));
-        assert_eq!(count_cpus("0-3,6,8-9\n"), Some(7));
-        assert_eq!(count_cpus("3-0"), None);
-        assert_eq!(count_cpus(""), None);
     }
 
     #[test]

@@ -26,6 +26,12 @@ pub enum Request {
         /// Which: [`ShareMount::id`].
         id: String,
     },
+    /// Have this many CPUs online, the first of them: at least one, at most those the machine was started with. Answered by
+    /// [`Reply::Done`] when it is so.
+    SetCpus {
+        /// How many.
+        online: u32,
+    },
     /// Stop containers and dockerd, sync and unmount, power off. Answered by [`Reply::Done`] before it begins.
     Shutdown {
         /// Seconds containers and dockerd get to end before they are killed.

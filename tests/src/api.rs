@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -34,6 +35,22 @@ pub fn post(machine: &Machine, path: &str) -> Result<Answer> {
     let mut text = String::new();
     stream.read_to_string(&mut text).with_context(what)?;
     parse(&text).with_context(|| format!("{}: not an answer: {text:?}", what()))
+}
+
+/// `GET PATH` of what comes line by line until the machine is gone: reads along in the background, to the end.
+///
+/// # Errors
+/// When nobody answers.
+pub fn lines(machine: &Machine, path: &str) -> Result<JoinHandle<std::io::Result<String>>> {
+    let what = || format!("GET {path}");
+    let mut stream = UnixStream::connect(machine.api_socket()).with_context(what)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: berth\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).with_context(what)?;
+    Ok(std::thread::spawn(move || {
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    }))
 }
 
 fn parse(text: &str) -> Option<Answer> {

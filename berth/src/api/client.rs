@@ -19,10 +19,11 @@ use tokio::net::UnixStream;
 
 use super::SYNC_TIMEOUT;
 use super::types::{
-    ApiError, ChangeReport, EXEC_UPGRADE, LogsQuery, PortsReport, ShareQuery, ShareRequest, SharesReport,
-    Status, StopRequest, Synced, Version,
+    ApiError, ChangeReport, EXEC_UPGRADE, LogsQuery, PortsReport, ProfilesReport, SettingsReport,
+    SettingsRequest, ShareQuery, ShareRequest, SharesReport, Status, StopRequest, Synced, Version,
 };
 use crate::machine::events::Event;
+use crate::machine::resources::CHANGE_LIMIT;
 use crate::machine::shares::ShareReport;
 
 /// How long the daemon may take to begin an answer. It answers at once or never.
@@ -137,6 +138,18 @@ impl Client {
         self.request(request(Method::DELETE, &path, Bytes::new())?)
             .await?;
         Ok(())
+    }
+
+    /// The profiles there are, and the machine's.
+    pub async fn profiles(&self) -> Result<ProfilesReport, ClientError> {
+        self.get("/v1/profiles").await
+    }
+
+    /// Switches the running machine to another profile, or gives it other CPUs and another memory.
+    pub async fn change_settings(&self, wanted: &SettingsRequest) -> Result<SettingsReport, ClientError> {
+        let body = serde_json::to_vec(wanted).map_err(ClientError::broken)?;
+        let request = request(Method::POST, "/v1/settings", body.into())?;
+        understood(self.request_within(request, CHANGE_LIMIT + MARGIN).await?).await
     }
 
     /// Waits until the machine has been told of everything that the host has changed in its shares so far.

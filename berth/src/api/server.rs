@@ -1,5 +1,6 @@
 //! The daemon's side of its HTTP interface.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -23,15 +24,22 @@ use tokio::sync::{oneshot, watch};
 use super::SYNC_TIMEOUT;
 use super::types::{
     ApiError, ChangeReport, ContainersReport, EXEC_UPGRADE, LogSource, LogsQuery, PortsReport,
-    PublishedReport, ShareQuery, ShareRequest, SharesReport, StopRequest, Synced, Version,
+    ProfilesReport, PublishedReport, SettingsReport, SettingsRequest, ShareQuery, ShareRequest, SharesReport,
+    StopRequest, Synced, Version,
 };
 use super::{errno, happenings};
+use crate::config::{Config, MAX_CPUS, MIN_MEMORY};
 use crate::exit::chain;
 use crate::guest::GuestDial;
+use crate::host::Host;
 use crate::logs::{Follow, FollowError};
 use crate::machine::handle::{Command, Handle};
+use crate::machine::resources::ResourceError;
+use crate::machine::settings::SettingsError;
 use crate::machine::shares::{ChangeError, Heard, LiveShares, ShareReport};
 use crate::machine::state::State;
+use crate::machine::switch::{self, SwitchError};
+use crate::profiles;
 use crate::shares::Share;
 
 /// How much of a guest's log is sent at once, in bytes.
@@ -39,10 +47,11 @@ const CHUNK: usize = 64 * 1024;
 
 /// Serves the interface on `listener` until `stop` turns true, and then to the end of the answers that are under way.
 ///
-/// `grace` is what containers get on a stop that does not say.
+/// `config_file` has the profiles. `grace` is what containers get on a stop that does not say.
 pub async fn serve(
     listener: UnixListener,
     machine: Arc<Handle>,
+    config_file: PathBuf,
     grace: Duration,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
@@ -56,12 +65,18 @@ pub async fn serve(
         .route("/v1/shares", get(shares).post(add_share).delete(remove_share))
         .route("/v1/ports", get(ports))
         .route("/v1/containers", get(containers))
+        .route("/v1/profiles", get(list_profiles))
+        .route("/v1/settings", post(change_settings))
         .route("/v1/sync", post(sync))
         .route("/v1/changes", get(changes))
         .route("/v1/exec", post(exec))
         .route("/v1/logs", get(logs))
         .fallback(nothing_here)
-        .with_state(Server { machine, grace });
+        .with_state(Server {
+            machine,
+            config_file,
+            grace,
+        });
     axum::serve(listener, routes)
         .with_graceful_shutdown(async move {
             // An error says that the sender is gone, which is a stop too.
@@ -73,6 +88,7 @@ pub async fn serve(
 #[derive(Clone)]
 struct Server {
     machine: Arc<Handle>,
+    config_file: PathBuf,
     grace: Duration,
 }
 
@@ -117,6 +133,19 @@ impl From<ChangeError> for Refusal {
             ChangeError::InUse { .. } => StatusCode::LOCKED,
             ChangeError::Guest(_) => StatusCode::BAD_GATEWAY,
             ChangeError::NotKept(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Refusal(status, chain(&error.into()))
+    }
+}
+
+impl From<SwitchError> for Refusal {
+    fn from(error: SwitchError) -> Refusal {
+        let status = match &error {
+            SwitchError::Settings(SettingsError::NoProfile { .. }) => StatusCode::NOT_FOUND,
+            SwitchError::Config(_) | SwitchError::Settings(_) => StatusCode::BAD_REQUEST,
+            SwitchError::Resources(ResourceError::NotRunning(_)) => StatusCode::CONFLICT,
+            SwitchError::Resources(_) => StatusCode::BAD_GATEWAY,
+            SwitchError::NotKept(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Refusal(status, chain(&error.into()))
     }
@@ -247,6 +276,34 @@ async fn remove_share(
         tokio::spawn(async move { machine.shares.remove(&machine, &query.path, query.force).await });
     removed.await.map_err(Refusal::broke_off)??;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn list_profiles(Shared(server): Shared<Server>) -> Result<Json<ProfilesReport>, Refusal> {
+    let config = Config::load(&server.config_file).map_err(SwitchError::from)?;
+    Ok(Json(ProfilesReport {
+        current: server.machine.resources.now().profile,
+        profiles: profiles::all(&config, &Host::detect()),
+    }))
+}
+
+/// Switches the machine to another profile, or gives it other CPUs and another memory.
+async fn change_settings(
+    Shared(server): Shared<Server>,
+    Json(request): Json<SettingsRequest>,
+) -> Result<Json<SettingsReport>, Refusal> {
+    let wrong = |what: String| Err(Refusal(StatusCode::BAD_REQUEST, what));
+    if request.cpus.is_some_and(|cpus| !(1..=MAX_CPUS).contains(&cpus)) {
+        return wrong(format!("cpus: expected a number of CPUs from 1 to {MAX_CPUS}"));
+    }
+    if request.memory.is_some_and(|memory| memory < MIN_MEMORY) {
+        return wrong(format!(
+            "memory: expected a number of bytes, at least {MIN_MEMORY}"
+        ));
+    }
+    // In a task of its own: a client that leaves must not leave it half done.
+    let switched =
+        tokio::spawn(async move { switch::switch(&server.machine, &server.config_file, request).await });
+    Ok(Json(switched.await.map_err(Refusal::broke_off)??))
 }
 
 /// Answers when the machine has been told of everything that the host has changed in its shares so far.

@@ -11,10 +11,13 @@ use tokio::sync::watch;
 
 use super::client::{Client, ClientError};
 use super::server;
+use super::types::{ProfilesReport, SettingsRequest};
 use crate::config::Config;
 use crate::guest::{DialError, GuestDial};
 use crate::host::Host;
+use crate::machine::events::Event;
 use crate::machine::handle::Handle;
+use crate::machine::record::MachineRecord;
 use crate::machine::settings::{Chosen, Settings};
 use crate::machine::shares::FakeReplay;
 use crate::machine::state::{Phase, Step};
@@ -56,6 +59,7 @@ impl Scene {
         tokio::spawn(server::serve(
             listener,
             Arc::clone(&machine),
+            base.join("config.yaml"),
             Duration::ZERO,
             stopped,
         ));
@@ -179,4 +183,101 @@ async fn status_has_the_figures_and_warns_when_they_are_bad() {
     assert!(warns(&status, "at the moment"));
     scene.machine.step(Step::Pause).unwrap();
     assert!(!warns(&scene.client.status().await.unwrap(), "at the moment"));
+}
+
+fn profile(name: &str) -> SettingsRequest {
+    SettingsRequest {
+        profile: Some(name.into()),
+        ..SettingsRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn profiles_are_those_of_the_configuration_as_it_is_now() {
+    let scene = Scene::new(&FakeReplay::answering(Ok(())));
+    let names = |report: ProfilesReport| -> Vec<String> {
+        report.profiles.into_iter().map(|profile| profile.name).collect()
+    };
+    let report = scene.client.profiles().await.unwrap();
+    assert_eq!(report.current, None);
+    assert_eq!(names(report), ["light", "balanced", "heavy"]);
+    let file = scene.dir.path().canonicalize().unwrap().join("config.yaml");
+    std::fs::write(&file, "profiles:\n  mine:\n    cpus: 1\n").unwrap();
+    assert_eq!(names(scene.client.profiles().await.unwrap())[3], "mine");
+    std::fs::write(&file, "profiles:\n  mine:\n    cpus: 0\n").unwrap();
+    let (status, message) = refusal(scene.client.profiles().await);
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(
+        message.contains("config.yaml:3:11: profiles.mine.cpus"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_switch_that_cannot_be_is_refused_and_says_why() {
+    let scene = Scene::new(&FakeReplay::answering(Ok(())));
+    let asked = async |request: &SettingsRequest| refusal(scene.client.change_settings(request).await);
+    let (status, message) = asked(&profile("nothing")).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(message.contains("there are light, balanced, heavy"), "{message}");
+    let (status, message) = asked(&profile("light")).await;
+    assert_eq!(status, StatusCode::CONFLICT);
+    assert!(message.contains("it is starting"), "{message}");
+    let too_many = SettingsRequest {
+        cpus: Some(200),
+        ..SettingsRequest::default()
+    };
+    assert_eq!(asked(&too_many).await.0, StatusCode::BAD_REQUEST);
+    let too_little = SettingsRequest {
+        memory: Some(Size::from_mib(1)),
+        ..SettingsRequest::default()
+    };
+    assert_eq!(asked(&too_little).await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_switch_is_told_kept_and_says_what_needs_a_restart() {
+    let scene = Scene::running(&FakeReplay::answering(Ok(())));
+    let file = scene.dir.path().canonicalize().unwrap().join("config.yaml");
+    std::fs::create_dir_all(&scene.machine.paths.data_dir).unwrap();
+    // One CPU is all the machine has, so that there is nothing to ask its guest for.
+    std::fs::write(
+        &file,
+        "profiles:\n  mine:\n    cpus: 2\n    memory: 1GiB\n    disk: 99GiB\n    shares: []\n",
+    )
+    .unwrap();
+
+    let report = scene.client.change_settings(&profile("mine")).await.unwrap();
+
+    assert_eq!((report.profile.as_deref(), report.cpus), (Some("mine"), 1));
+    assert_eq!(report.memory, Size::from_gib(1));
+    let told = report.needs_restart.join("\n");
+    for part in [
+        "2 CPUs: it was started with at most 1",
+        "a disk of 99 GiB",
+        "no shares",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let status = scene.client.status().await.unwrap();
+    assert_eq!(status.settings.profile.as_deref(), Some("mine"));
+    assert_eq!(status.settings.memory, Size::from_gib(1));
+    let kept = MachineRecord::load(&scene.machine.paths.record())
+        .unwrap()
+        .unwrap();
+    assert_eq!(kept.chosen.profile.as_deref(), Some("mine"));
+    scene.machine.events.close();
+    let mut events = scene.machine.events.listen();
+    let mut told = None;
+    while let Some(event) = events.next().await {
+        if let Event::Settings {
+            profile,
+            cpus,
+            memory,
+        } = event
+        {
+            told = Some((profile, cpus, memory));
+        }
+    }
+    assert_eq!(told, Some((Some("mine".into()), 1, Size::from_gib(1))));
 }

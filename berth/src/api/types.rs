@@ -12,6 +12,7 @@ use crate::machine::failure::Failure;
 use crate::machine::settings::Settings;
 use crate::machine::shares::ShareReport;
 use crate::machine::state::State;
+use crate::profiles::Profile;
 use crate::published::PortReport;
 use crate::size::Size;
 
@@ -93,7 +94,7 @@ pub struct EngineReport {
 /// A machine's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryReport {
-    /// What it may use.
+    /// What it may use now; the most that it may get without a restart is in the settings.
     pub given: Size,
     /// What its kernel and processes use, without what can be dropped.
     pub used: Option<Size>,
@@ -222,6 +223,51 @@ pub struct StopRequest {
     /// Cut the power instead.
     #[serde(default)]
     pub force: bool,
+}
+
+/// `GET /v1/profiles`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfilesReport {
+    /// The machine's profile; none when it has none.
+    pub current: Option<String>,
+    /// All there are.
+    pub profiles: Vec<Profile>,
+}
+
+/// The body of `POST /v1/settings`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SettingsRequest {
+    /// The profile to switch to, or `none`; the one it has when none is given.
+    #[serde(default)]
+    pub profile: Option<String>,
+    /// CPUs, whatever the profile says.
+    #[serde(default)]
+    pub cpus: Option<u8>,
+    /// Memory, whatever the profile says.
+    #[serde(default)]
+    pub memory: Option<Size>,
+}
+
+/// The answer to `POST /v1/settings`: what holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettingsReport {
+    /// The profile; none when it has none.
+    pub profile: Option<String>,
+    /// CPUs.
+    pub cpus: u8,
+    /// The most it can have without a restart.
+    pub max_cpus: u8,
+    /// What of memory it is to have.
+    pub memory: Size,
+    /// The most it can have without a restart.
+    pub max_memory: Size,
+    /// What of memory it has.
+    pub memory_given: Size,
+    /// Why that is not what it is to have.
+    pub shortfall: Option<String>,
+    /// What it gets with a restart only, a sentence for each.
+    pub needs_restart: Vec<String>,
 }
 
 /// The query of `GET /v1/logs`.

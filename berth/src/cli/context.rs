@@ -5,7 +5,9 @@ use anyhow::{Context, Result};
 use crate::api::client::{Client, ClientError};
 use crate::config::Config;
 use crate::exit::{Code, Failure};
+use crate::host::Host;
 use crate::machine::record::MachineRecord;
+use crate::machine::settings::under_profile;
 use crate::name::MachineName;
 use crate::output::Output;
 use crate::paths::{MachinePaths, Paths};
@@ -48,6 +50,13 @@ impl CommandContext {
     /// The configuration. A wrong one is an error of usage.
     pub fn config(&self) -> Result<Config> {
         Config::load(&self.paths.config_file()).map_err(|error| Failure::wrap(Code::Usage, error))
+    }
+
+    /// The configuration as the machine's profile has it.
+    pub fn machine_config(&self) -> Result<Config> {
+        let chosen = self.record()?.map(|record| record.chosen).unwrap_or_default();
+        under_profile(&chosen, &self.config()?, &Host::detect())
+            .map_err(|error| Failure::wrap(Code::Usage, error))
     }
 
     /// The machine's record; none when there is no machine.

@@ -54,7 +54,12 @@ pub(super) async fn follow_start(context: &CommandContext) -> Result<Followed> {
                 }
             }
             // Of a machine that runs; see `docker_wait`.
-            Ok(Some(Event::Docker { .. } | Event::Containers { .. } | Event::Ports { .. })) => {}
+            Ok(Some(
+                Event::Docker { .. }
+                | Event::Settings { .. }
+                | Event::Containers { .. }
+                | Event::Ports { .. },
+            )) => {}
             Ok(Some(Event::Failed(why))) => {
                 progress.end();
                 failure = Some(why);

@@ -12,7 +12,9 @@ mod exec;
 mod follow;
 mod list;
 mod logs;
+mod origins;
 mod ports;
+mod profile;
 mod restart;
 mod share;
 mod start;
@@ -74,6 +76,8 @@ enum Command {
     /// List all machines
     #[command(visible_alias = "ls")]
     List,
+    /// Named sets of settings: switch the machine to one, also while it runs
+    Profile(profile::ProfileArgs),
     /// Share directories of the host with the machine, for `docker run -v`
     Share(share::ShareArgs),
     /// List the ports of this host that lead to containers
@@ -106,6 +110,10 @@ enum Command {
 /// The options that say what a machine is like.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StartArgs {
+    /// The profile, from now on; `none` for none. The other options win over it
+    #[arg(long, value_name = "NAME", value_parser = crate::config::profile_choice)]
+    profile: Option<String>,
+
     /// Virtual CPUs, from 1 to 128
     #[arg(long, value_name = "N", value_parser = crate::config::cpus)]
     cpus: Option<u8>,
@@ -126,6 +134,7 @@ pub struct StartArgs {
 impl StartArgs {
     fn chosen(&self) -> Chosen {
         Chosen {
+            profile: self.profile.clone(),
             cpus: self.cpus,
             memory: self.memory,
             disk: self.disk,
@@ -175,6 +184,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Restart(args) => restart::run(&context, args),
         Command::Status => status::run(&context),
         Command::List => list::run(&context),
+        Command::Profile(args) => profile::run(&context, args),
         Command::Share(args) => share::run(&context, args),
         Command::Ports => ports::run(&context),
         Command::Sync => sync::run(&context),

@@ -155,7 +155,7 @@ fn add_to_record(context: &CommandContext, share: &Share) -> Result<()> {
         }));
     }
     rules::no_overlap(share, &others).map_err(|error| usage(error.into()))?;
-    let base = base_shares(&context.config()?);
+    let base = base_shares(&context.machine_config()?);
     Ok(keep(&context.machine.record(), |changes| {
         changes.add(share.clone(), &base);
     })?)
@@ -184,7 +184,7 @@ fn remove_from_record(context: &CommandContext, path: &Path) -> Result<()> {
         }
         .into());
     }
-    let base = base_shares(&context.config()?);
+    let base = base_shares(&context.machine_config()?);
     Ok(keep(&context.machine.record(), |changes| {
         changes.remove(path, &base);
     })?)
@@ -216,12 +216,15 @@ fn live<T>(
 }
 
 /// Changes the record of a machine that does not run, and is kept from being started meanwhile.
-fn in_record(context: &CommandContext, change: impl FnOnce(&CommandContext) -> Result<()>) -> Result<()> {
+pub(super) fn in_record<T>(
+    context: &CommandContext,
+    change: impl FnOnce(&CommandContext) -> Result<T>,
+) -> Result<T> {
     if context.record()?.is_none() {
         return Err(Failure::because(
             Code::NotRunning,
             format!(
-                "there is no machine {} yet; start it with `{}`, or name its shares in {}",
+                "there is no machine {} yet; start it with `{}`, or say in {} what it is to be like",
                 context.name,
                 context.command("start"),
                 context.paths.config_file().display()

@@ -10,8 +10,9 @@ use super::StartArgs;
 use super::context::{CommandContext, block_on};
 use super::docker_wait;
 use super::follow::{Followed, follow_start};
+use super::profile::change_live;
 use crate::api::client::ClientError;
-use crate::api::types::Status;
+use crate::api::types::{SettingsRequest, Status};
 use crate::config::write_template;
 use crate::daemon::launch;
 use crate::daemon::lock::Lock;
@@ -59,7 +60,10 @@ pub(super) fn run(context: &CommandContext, args: &StartArgs) -> Result<()> {
         follow(context)?;
     }
     let was_running = found != Found::Nothing;
-    let status = block_on(ready(context, config.boot_timeout()))?;
+    let mut status = block_on(ready(context, config.boot_timeout()))?;
+    if was_running && change_what_can_be(context, &status, &chosen)? {
+        status = block_on(ready(context, config.boot_timeout()))?;
+    }
     warn_of_override(context, &status);
     let text = describe(context, &status, was_running, &chosen);
     context.output.result(
@@ -85,6 +89,36 @@ async fn ready(context: &CommandContext, timeout: Duration) -> Result<Status> {
     }
     docker_wait::wait(context, timeout).await?;
     status().await
+}
+
+/// Gives a machine that runs already what it was asked for now, as far as that needs no restart; whether there was any.
+fn change_what_can_be(context: &CommandContext, status: &Status, chosen: &Chosen) -> Result<bool> {
+    let wanted = Chosen {
+        profile: chosen.profile.clone(),
+        cpus: chosen.cpus,
+        memory: chosen.memory,
+        ..Chosen::default()
+    };
+    if status.settings.differences(&wanted).is_empty() {
+        return Ok(false);
+    }
+    let request = SettingsRequest {
+        profile: wanted.profile,
+        cpus: wanted.cpus,
+        memory: wanted.memory,
+    };
+    let Some(report) = change_live(context, &request)? else {
+        return Ok(false);
+    };
+    if let Some(shortfall) = report.shortfall {
+        context.output.remark(format_args!("berth: warning: {shortfall}"));
+    }
+    for needed in report.needs_restart {
+        context
+            .output
+            .remark(format_args!("with a restart only: {needed}"));
+    }
+    Ok(true)
 }
 
 /// Tells a user whose environment sends `docker` elsewhere.

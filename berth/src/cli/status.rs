@@ -124,16 +124,32 @@ fn describe(context: &CommandContext, status: &Status) -> String {
     if let Some(uptime) = status.uptime_seconds {
         rows.push(("uptime", duration(uptime)));
     }
-    rows.push(("cpus", status.settings.cpus.to_string()));
+    let settings = &status.settings;
+    if let Some(profile) = &settings.profile {
+        rows.push(("profile", profile.clone()));
+    }
+    rows.push((
+        "cpus",
+        if settings.max_cpus > settings.cpus {
+            format!("{} of at most {}", settings.cpus, settings.max_cpus)
+        } else {
+            settings.cpus.to_string()
+        },
+    ));
+    let most = if settings.max_memory > settings.memory {
+        format!(" (at most {})", settings.max_memory)
+    } else {
+        String::new()
+    };
     let memory = &status.memory;
     rows.push((
         "memory",
         match (memory.used, memory.resident) {
             (Some(used), Some(resident)) => {
-                format!("{used} used of {}; {resident} of the host's", memory.given)
+                format!("{used} used of {}{most}; {resident} of the host's", memory.given)
             }
-            (None, Some(resident)) => format!("{} given; {resident} of the host's", memory.given),
-            _ => memory.given.to_string(),
+            (None, Some(resident)) => format!("{} given{most}; {resident} of the host's", memory.given),
+            _ => format!("{}{most}", memory.given),
         },
     ));
     rows.push((

@@ -3,6 +3,8 @@
 //! Values are checked while they are read ([`values`]), because only then is their line known. What the file leaves out is
 //! decided when a machine is started ([`crate::machine::settings`]).
 
+mod places;
+mod profiles;
 mod shares;
 mod template;
 mod values;
@@ -14,9 +16,16 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use places::{Place, Places};
+pub use profiles::NO_PROFILE;
 pub use template::template;
 use values::{AbsolutePath, Address, ContextName, Cpus, Disk, LogLevel, Memory, Seconds};
-pub use values::{EngineChoice, MAX_CPUS, MIN_DISK, MIN_MEMORY, ValueError, cpus, disk, engine, memory};
+pub use values::{
+    EngineChoice, MAX_CPUS, MIN_DISK, MIN_MEMORY, ValueError, cpus, disk, engine, memory, profile_choice,
+    profile_name,
+};
+
+use crate::profiles::{Origin, Profile, ProfileSettings};
 
 /// Why the configuration cannot be used. Exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +68,11 @@ pub enum ConfigError {
 pub struct Config {
     cpus: Option<Cpus>,
     memory: Option<Memory>,
+    max_cpus: Option<Cpus>,
+    max_memory: Option<Memory>,
     disk: Option<Disk>,
     engine: Option<EngineChoice>,
+    profiles: Option<profiles::Profiles>,
     shares: Option<shares::Shares>,
     paths: Option<shares::Paths>,
     docker: Option<DockerSection>,
@@ -139,6 +151,104 @@ impl Config {
     /// Guest memory.
     pub fn memory(&self) -> Option<crate::size::Size> {
         self.memory.map(|memory| memory.0)
+    }
+
+    /// The most virtual CPUs that a machine can get while it runs.
+    pub fn max_cpus(&self) -> Option<u8> {
+        self.max_cpus.map(|cpus| cpus.0)
+    }
+
+    /// The most memory that a machine can get while it runs.
+    pub fn max_memory(&self) -> Option<crate::size::Size> {
+        self.max_memory.map(|memory| memory.0)
+    }
+
+    /// The profiles that it has, in its order.
+    pub fn profiles(&self) -> impl Iterator<Item = Profile> {
+        let all = self.profiles.iter().flat_map(|profiles| &profiles.0);
+        all.map(|(name, section)| Profile {
+            name: name.clone(),
+            origin: Origin::Config,
+            settings: ProfileSettings {
+                cpus: section.cpus.map(|cpus| cpus.0),
+                memory: section.memory.map(|memory| memory.0),
+                disk: section.disk.map(|disk| disk.0),
+                network: section.network,
+                shares: section.shares.as_ref().map(|shares| shares.0.clone()),
+            },
+        })
+    }
+
+    /// This configuration for a machine with a profile: what the profile says wins.
+    #[must_use]
+    pub fn under(&self, profile: &ProfileSettings) -> Config {
+        let mut config = self.clone();
+        config.cpus = profile.cpus.map(Cpus).or(config.cpus);
+        config.memory = profile.memory.map(Memory).or(config.memory);
+        config.disk = profile.disk.map(Disk).or(config.disk);
+        config.shares = profile.shares.clone().map(shares::Shares).or(config.shares);
+        if let Some(enabled) = profile.network {
+            config.network.get_or_insert_default().enabled = Some(enabled);
+        }
+        config
+    }
+
+    /// This configuration with a profile changed or added, or taken away when there are no settings: what a change of its
+    /// text is to come to.
+    #[must_use]
+    pub fn with_profile(&self, name: &str, settings: Option<&ProfileSettings>) -> Config {
+        let mut config = self.clone();
+        let all = &mut config.profiles.get_or_insert_default().0;
+        let section = settings.map(|settings| profiles::ProfileSection {
+            cpus: settings.cpus.map(Cpus),
+            memory: settings.memory.map(Memory),
+            disk: settings.disk.map(Disk),
+            network: settings.network,
+            shares: settings.shares.clone().map(shares::Shares),
+        });
+        let known = all.iter().position(|(known, _)| known == name);
+        match (known, section) {
+            (Some(index), Some(section)) => all[index].1 = section,
+            (Some(index), None) => drop(all.remove(index)),
+            (None, Some(section)) => all.push((name.to_owned(), section)),
+            (None, None) => {}
+        }
+        config
+    }
+
+    /// Whether both say the same; `profiles:` with nothing below it says nothing.
+    pub fn says_the_same_as(&self, other: &Config) -> bool {
+        let plain = |config: &Config| {
+            let mut config = config.clone();
+            config.profiles = config.profiles.filter(|profiles| !profiles.0.is_empty());
+            config
+        };
+        plain(self) == plain(other)
+    }
+
+    /// Whether it says something of the setting with this path (`docker.context`), of those that have one value.
+    pub fn sets(&self, path: &str) -> bool {
+        let docker = self.docker.as_ref();
+        let timeouts = self.timeouts.as_ref();
+        match path {
+            "cpus" => self.cpus.is_some(),
+            "memory" => self.memory.is_some(),
+            "max_cpus" => self.max_cpus.is_some(),
+            "max_memory" => self.max_memory.is_some(),
+            "disk" => self.disk.is_some(),
+            "engine" => self.engine.is_some(),
+            "shares" => self.shares.is_some(),
+            "docker.context" => docker.is_some_and(|docker| docker.context.is_some()),
+            "docker.switch_context" => docker.is_some_and(|docker| docker.switch_context.is_some()),
+            "network.enabled" => self
+                .network
+                .as_ref()
+                .is_some_and(|network| network.enabled.is_some()),
+            "timeouts.boot" => timeouts.is_some_and(|timeouts| timeouts.boot.is_some()),
+            "timeouts.stop" => timeouts.is_some_and(|timeouts| timeouts.stop.is_some()),
+            "log_level" => self.log_level.is_some(),
+            _ => false,
+        }
     }
 
     /// Apparent size of the data disk.
@@ -418,6 +528,11 @@ mod tests {
         assert!(config.docker.is_some() && config.network.is_some() && config.programs.is_some());
         assert!(config.timeouts.is_some() && config.log_level.is_some());
         assert!(config.shares.is_some() && config.paths.is_some());
+        assert_eq!(
+            (config.max_cpus(), config.max_memory()),
+            (Some(8), Some(Size::from_gib(16)))
+        );
+        assert_eq!(config.profiles().count(), 1);
     }
 
     #[test]

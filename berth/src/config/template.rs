@@ -1,16 +1,15 @@
 //! The configuration a first start writes: everything that can be set, commented out, with what holds on this host.
 
 use crate::host::Host;
+use crate::profiles::builtin;
 
 /// The template's text for `host`. A line that begins with `#` and a key is a setting; `# ` begins a comment.
 pub fn template(host: &Host) -> String {
     let cpus = host.default_cpus();
-    let memory = host.default_memory().mib();
-    let memory = if memory.is_multiple_of(1024) {
-        format!("{}GiB", memory / 1024)
-    } else {
-        format!("{memory}MiB")
-    };
+    let memory = host.default_memory().to_config();
+    let heavy = builtin::heavy(host);
+    let max_cpus = heavy.cpus.unwrap_or(cpus);
+    let max_memory = heavy.memory.unwrap_or(host.default_memory()).to_config();
     let home = crate::paths::home().unwrap_or_else(|| "/home/me".into());
     let home = home.display();
     format!(
@@ -24,6 +23,12 @@ pub fn template(host: &Host) -> String {
 
 # Memory a machine may use at most: a quarter of the host's, at least 2 GiB. Unused memory goes back to the host.
 #memory: {memory}
+
+# The most CPUs and memory that `berth profile use` can give a machine without a restart. Without these lines: what the largest
+# of the profiles below has, but no more than four times the memory that the machine starts with; for a machine with a
+# profile that comes with berth, those count too. Memory that a machine could have takes 1.6 percent of it at all times.
+#max_cpus: {max_cpus}
+#max_memory: {max_memory}
 
 # The most a machine's images, containers and volumes may take. The disk file grows as it is used. It can be made larger
 # later, not smaller.
@@ -49,6 +54,19 @@ pub fn template(host: &Host) -> String {
 # {{'C:\\Users\\me': ~, /Users/me: ~}}
 # One line for C:\\Users\\me is also for c:/Users/me, /c/Users/me, //c/Users/me and /host_mnt/c/Users/me.
 #paths: {{}}
+
+# Named sets of settings, to switch between with `berth profile use NAME`: CPUs and memory at once, the others with a
+# restart. `berth profile list` shows them and those that come with berth; `berth profile create` adds one here.
+#profiles:
+#  example:
+#    cpus: {cpus}
+#    memory: {memory}
+    # Only when the machine is to have more than above; a disk does not shrink.
+#    disk: 64GiB
+    # Whether containers can reach the network.
+#    network: true
+    # In place of the shares above.
+#    shares: []
 
 #docker:
   # The docker context of the machine `default`; machine NAME has `berth-NAME`.

@@ -62,6 +62,22 @@ fn size(text: &str, min: Size, max: Size) -> Option<Size> {
     (min..=max).contains(&size).then_some(size)
 }
 
+/// The name of a profile.
+pub fn profile_name(text: &str) -> Result<String, ValueError> {
+    Some(text)
+        .filter(|text| super::profiles::is_name(text))
+        .map(ToOwned::to_owned)
+        .ok_or(ValueError(super::profiles::NAME))
+}
+
+/// The name of a profile, or [`super::NO_PROFILE`].
+pub fn profile_choice(text: &str) -> Result<String, ValueError> {
+    if text == super::NO_PROFILE {
+        return Ok(text.to_owned());
+    }
+    profile_name(text)
+}
+
 /// Which engine to use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::host::Host;
 use crate::logs::{RotatingFile, SharedLog};
 use crate::machine::handle::Handle;
 use crate::machine::record::MachineRecord;
-use crate::machine::settings::{Chosen, Settings};
+use crate::machine::settings::{Chosen, Settings, under_profile};
 use crate::machine::supervisor::{Supervisor, Surroundings};
 use crate::name::MachineName;
 use crate::paths::Paths;
@@ -70,6 +70,7 @@ struct Daemon {
     machine: Arc<Handle>,
     supervisor: Supervisor,
     api: StdUnixListener,
+    config_file: PathBuf,
     grace: Duration,
     /// Held until the process is gone: whoever waits for a lock waits for all that the process has.
     _disk_lock: ManuallyDrop<Lock>,
@@ -105,7 +106,7 @@ impl Daemon {
         remove_sockets(&paths).context("cannot remove what a killed daemon left")?;
         pid_file::write(&paths.pid_file()).context("cannot record the daemon's process")?;
 
-        let settings = settle(&paths.record(), chosen, &config)?;
+        let (settings, config) = settle(&paths.record(), chosen, &config)?;
 
         raise_descriptor_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -117,6 +118,7 @@ impl Daemon {
         let api = StdUnixListener::bind(paths.api_socket())
             .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
             .with_context(|| format!("cannot listen on {}", paths.api_socket().display()))?;
+        let config_file = all.config_file();
         let (machine, commands) = Handle::new(name.clone(), paths, settings, &config);
         let machine = Arc::new(machine);
         let grace = config.stop_timeout();
@@ -135,6 +137,7 @@ impl Daemon {
             machine,
             supervisor,
             api,
+            config_file,
             grace,
             _disk_lock: ManuallyDrop::new(disk_lock),
             _lock: ManuallyDrop::new(lock),
@@ -147,7 +150,13 @@ impl Daemon {
             signals::listen(Arc::clone(&machine), self.grace).context("cannot listen to signals")?;
             let listener = UnixListener::from_std(self.api).context("cannot serve the daemon's API")?;
             let (stop, stopped) = watch::channel(false);
-            let api = tokio::spawn(server::serve(listener, Arc::clone(&machine), self.grace, stopped));
+            let api = tokio::spawn(server::serve(
+                listener,
+                Arc::clone(&machine),
+                self.config_file,
+                self.grace,
+                stopped,
+            ));
             self.supervisor.run().await;
             machine.events.close();
             stop.send_replace(true);
@@ -169,18 +178,20 @@ impl Daemon {
     }
 }
 
-/// What the machine with this record is started with. From now on it exists; the new choices are only remembered when its
+/// What the machine with this record is started with, and the configuration as its profile has it. From now on it exists; the new choices are only remembered when its
 /// start is accepted.
-fn settle(record: &Path, chosen: &Chosen, config: &Config) -> Result<Settings> {
+fn settle(record: &Path, chosen: &Chosen, config: &Config) -> Result<(Settings, Config)> {
     let before = MachineRecord::load(record)?;
     let new = before.is_none();
     let before = before.unwrap_or_else(|| MachineRecord::new(Chosen::default()));
-    let settings = Settings::resolve(&chosen.or(&before.chosen), config, &Host::detect())
-        .map_err(|error| Failure::wrap(Code::Usage, error))?;
+    let (both, host) = (chosen.or(&before.chosen), Host::detect());
+    let wrong = |error| Failure::wrap(Code::Usage, error);
+    let settings = Settings::resolve(&both, config, &host).map_err(wrong)?;
+    let config = under_profile(&both, config, &host).map_err(wrong)?;
     if new {
         before.store(record)?;
     }
-    Ok(settings)
+    Ok((settings, config))
 }
 
 fn start_log(path: &Path, level: &str) -> Result<()> {
@@ -231,12 +242,13 @@ mod tests {
         };
         let remembered = || MachineRecord::load(&path).unwrap().unwrap().chosen;
 
-        let settings = settle(&path, &chosen(Some(EngineChoice::Kvm), None), &Config::default()).unwrap();
+        let (settings, _) =
+            settle(&path, &chosen(Some(EngineChoice::Kvm), None), &Config::default()).unwrap();
         assert_eq!(settings.engine, EngineChoice::Kvm);
         assert_eq!(remembered(), Chosen::default());
 
         MachineRecord::remember(&path, &chosen(Some(EngineChoice::Qemu), None)).unwrap();
-        let settings = settle(&path, &chosen(None, Some(1)), &Config::default()).unwrap();
+        let (settings, _) = settle(&path, &chosen(None, Some(1)), &Config::default()).unwrap();
         assert_eq!((settings.engine, settings.cpus), (EngineChoice::Qemu, 1));
         assert_eq!(remembered(), chosen(Some(EngineChoice::Qemu), None));
     }

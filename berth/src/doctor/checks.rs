@@ -14,7 +14,7 @@ use crate::exit::chain;
 use crate::host::Host;
 use crate::machine::disk::{self, MIN_FREE};
 use crate::machine::guest_files::{self, FileReport, GuestFiles, GuestFilesError};
-use crate::machine::settings::{Chosen, Settings, SettingsError};
+use crate::machine::settings::{Chosen, Settings, SettingsError, under_profile};
 use crate::machine::state::State;
 use crate::name::MachineName;
 use crate::net;
@@ -44,6 +44,8 @@ pub async fn run(subject: &Subject<'_>) -> Report {
     let (config_check, config) = config(subject);
     // With a configuration that cannot be read, the rest is checked with the defaults.
     let config = config.unwrap_or_default();
+    // That there is no such profile has been said.
+    let config = under_profile(&subject.chosen, &config, &Host::detect()).unwrap_or(config);
     let asked = subject.chosen.engine.or(config.engine()).unwrap_or_default();
     let findings = select::look(&config);
     let mut checks = vec![
@@ -75,6 +77,7 @@ fn config(subject: &Subject<'_>) -> (Check, Option<Config>) {
     if let Err(error) = Settings::resolve(&subject.chosen, &config, &Host::detect()) {
         let fix = match error {
             SettingsError::Memory { .. } => "choose less memory",
+            SettingsError::NoProfile { .. } => "choose a profile that is there with `berth profile use`",
             SettingsError::Shares(_) => {
                 "take one of the two away, with `berth share remove` or in the configuration"
             }

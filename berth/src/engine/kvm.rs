@@ -8,13 +8,14 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use vmm::virtio::VirtioDevice;
-use vmm::virtio::balloon::{BalloonConfig, balloon};
+use vmm::virtio::balloon::{BalloonConfig, BalloonControl, balloon};
 use vmm::virtio::block::{Block, BlockConfig, BlockFault};
 use vmm::virtio::console::console;
 use vmm::virtio::net::{NetConfig, net_with};
 use vmm::virtio::rng::Rng;
 use vmm::vm::{ExitReason, Vm, VmConfig};
 
+use super::balloon::Balloon;
 use super::disk_fault::{DiskFault, FaultTeller};
 use super::{Engine, EngineDescription, EngineError, EngineExit, EngineKind, MachineSpec, RunningEngine};
 
@@ -94,7 +95,7 @@ fn start(kvm_path: PathBuf, spec: MachineSpec) -> Result<Running, BoxError> {
     devices.push(spec.vsock);
     devices.extend(spec.fs);
     devices.push(Box::new(Rng::new()));
-    let (balloon, _control) = balloon(BalloonConfig {
+    let (balloon, balloon_control) = balloon(BalloonConfig {
         free_page_reporting: true,
         deflate_on_oom: true,
     })?;
@@ -123,6 +124,7 @@ fn start(kvm_path: PathBuf, spec: MachineSpec) -> Result<Running, BoxError> {
     });
     Ok(Running {
         vm: Some(Arc::new(vm)),
+        balloon: Arc::new(OwnBalloon(balloon_control)),
         exited,
         warnings: Some(warnings),
     })
@@ -155,6 +157,7 @@ fn exit_of(reason: ExitReason) -> EngineExit {
 struct Running {
     /// There until this is dropped.
     vm: Option<Arc<Vm>>,
+    balloon: Arc<OwnBalloon>,
     exited: watch::Receiver<Option<EngineExit>>,
     warnings: Option<mpsc::UnboundedReceiver<String>>,
 }
@@ -206,12 +209,33 @@ impl RunningEngine for Running {
         self.with_vm("resume the machine", Vm::resume)
     }
 
+    fn balloon(&self) -> Arc<dyn Balloon> {
+        Arc::clone(&self.balloon) as Arc<dyn Balloon>
+    }
+
     fn process_ids(&self) -> Vec<u32> {
         Vec::new()
     }
 
     fn warnings(&mut self) -> Option<mpsc::UnboundedReceiver<String>> {
         self.warnings.take()
+    }
+}
+
+/// berth's own balloon device.
+struct OwnBalloon(BalloonControl);
+
+impl Balloon for OwnBalloon {
+    fn set_target(&self, pages: u32) -> BoxFuture<'_, Result<(), EngineError>> {
+        let result = self.0.set_target_pages(pages);
+        std::future::ready(
+            result.map_err(|error| failed("tell the guest how much memory it is to have", error)),
+        )
+        .boxed()
+    }
+
+    fn actual(&self) -> watch::Receiver<u32> {
+        self.0.watch_actual()
     }
 }
 

@@ -5,6 +5,7 @@
 //! devices, so that it can put them behind its own transport. The engines therefore differ in nothing that a user of the machine can see but
 //! speed.
 
+pub mod balloon;
 pub mod choose;
 pub mod cmdline;
 mod disk_fault;
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use vmm::virtio::VirtioDevice;
 
+use self::balloon::Balloon;
 use crate::process::Children;
 
 /// Which engine.
@@ -142,6 +144,9 @@ pub trait RunningEngine: Send + Sync {
 
     /// Lets a paused machine run on. Resuming a running machine is not an error.
     fn resume(&self) -> BoxFuture<'_, Result<(), EngineError>>;
+
+    /// Its balloon.
+    fn balloon(&self) -> Arc<dyn Balloon>;
 
     /// The processes, other than the daemon itself, whose resident memory is the machine's.
     fn process_ids(&self) -> Vec<u32>;

@@ -101,8 +101,8 @@ pub(super) async fn bring_up(
             name: machine.name.to_string(),
             kernel: files.kernel,
             cmdline,
-            cpus: machine.settings.cpus,
-            memory_mib: machine.settings.memory.mib(),
+            cpus: machine.settings.max_cpus,
+            memory_mib: machine.settings.max_memory.mib(),
             disks: vec![
                 DiskSpec {
                     path: files.image,
@@ -123,7 +123,7 @@ pub(super) async fn bring_up(
             fs: Some(
                 machine
                     .shares
-                    .device(machine.settings.cpus)
+                    .device(machine.settings.max_cpus)
                     .context("cannot make the machine's file sharing device")?,
             ),
             console: console.sink(),
@@ -141,7 +141,9 @@ pub(super) async fn bring_up(
         facts.processes = running.process_ids();
     }
     tell_warnings(machine, running.warnings());
+    let balloon = running.balloon();
     live.set_engine(running);
+    machine.resources.set_balloon(balloon).await?;
 
     machine.step(Step::Enter(Phase::Kernel))?;
     let call = tokio::select! {
@@ -169,6 +171,7 @@ pub(super) async fn bring_up(
     machine.shares.settled();
     // Before the first container can be started.
     live.set_agent(machine.shares.connect_agent(machine).await);
+    settle_resources(machine, live).await?;
 
     machine.step(Step::Enter(Phase::Socket))?;
     open_socket(machine, live).await?;
@@ -311,6 +314,20 @@ async fn wait_for_docker(machine: &Handle, live: &mut Live) -> Result<(), StartE
             | GuestEvent::ShuttingDown
             | GuestEvent::PoweringOff) => tracing::info!(?event, "guest"),
         }
+    }
+}
+
+/// Takes from the guest what it is not to have now. One that does not give it runs all the same.
+async fn settle_resources(machine: &Handle, live: &mut Live) -> Result<(), StartError> {
+    let dial = machine.dial().context("the guest has not called")?;
+    tokio::select! {
+        settled = machine.resources.settle(dial, machine.states()) => {
+            if let Err(error) = settled {
+                machine.warn(chain(&error.into()));
+            }
+            Ok(())
+        }
+        exit = live.exited() => Err(StartError::Ended(exit)),
     }
 }
 

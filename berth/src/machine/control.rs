@@ -68,6 +68,12 @@ impl Control {
         self.do_it("shut down", request, timeout).await
     }
 
+    /// Has this many CPUs online.
+    pub async fn set_cpus(&self, online: u32, timeout: Duration) -> Result<(), ControlError> {
+        self.do_it("change its CPUs", Request::SetCpus { online }, timeout)
+            .await
+    }
+
     /// Mounts a share that is in the shared file system by now.
     pub async fn mount_share(&self, share: ShareMount, timeout: Duration) -> Result<(), ControlError> {
         self.do_it("mount a share", Request::MountShare(share), timeout)

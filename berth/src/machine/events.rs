@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::state::{Phase, State};
 use crate::docker::containers::Container;
 use crate::published::PortReport;
+use crate::size::Size;
 
 /// How many events are kept. A start makes about a dozen; the rest is warnings, of which a broken guest may make many.
 const KEPT: usize = 1000;
@@ -38,6 +39,15 @@ pub enum Event {
     Docker {
         /// Whether it answers.
         ready: bool,
+    },
+    /// The profile, the CPUs or the memory of a running machine were changed.
+    Settings {
+        /// The profile; none when it has none.
+        profile: Option<String>,
+        /// CPUs online.
+        cpus: u8,
+        /// What of memory it is to have.
+        memory: Size,
     },
     /// Something the user should know that does not stop the machine.
     Warning {

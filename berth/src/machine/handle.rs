@@ -10,6 +10,7 @@ use super::control::{Control, unix_time_ns};
 use super::disk;
 use super::events::{Event, EventBus};
 use super::failure::Failure;
+use super::resources::Resources;
 use super::settings::Settings;
 use super::shares::LiveShares;
 use super::state::{State, Step, WrongStep};
@@ -70,6 +71,8 @@ pub struct Handle {
     pub paths: MachinePaths,
     /// What it was started with.
     pub settings: Settings,
+    /// The CPUs and the memory that it has now.
+    pub resources: Resources,
     /// Directories of the host that it has.
     pub shares: LiveShares,
     /// What happens to it.
@@ -94,6 +97,7 @@ impl Handle {
     ) -> (Handle, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(16);
         let handle = Handle {
+            resources: Resources::new(&settings),
             shares: LiveShares::new(&name, &paths, &settings.shares, config),
             name,
             paths,
@@ -218,6 +222,10 @@ impl Handle {
             },
             None => None,
         };
+        let now = self.resources.now();
+        if matches!(state, State::Running | State::Paused) {
+            warnings.extend(self.resources.shortfall());
+        }
         let facts = self.facts();
         let processes = facts.processes.iter().copied().chain([std::process::id()]);
         let disk_used = guest
@@ -227,13 +235,20 @@ impl Handle {
         Status {
             machine: self.name.to_string(),
             settings: Settings {
+                profile: now.profile,
+                cpus: now.cpus,
+                memory: now.memory,
                 shares: shares.iter().map(|report| report.share.clone()).collect(),
                 ..self.settings.clone()
             },
             engine: facts.engine.clone(),
             uptime_seconds: (!state.is_final()).then(|| self.began.elapsed().as_secs()),
             memory: MemoryReport {
-                given: self.settings.memory,
+                given: match facts.hello {
+                    Some(_) => self.resources.memory(),
+                    // Nobody has it yet.
+                    None => now.memory,
+                },
                 used: guest
                     .as_ref()
                     .map(|guest| Size::from_bytes(guest.memory.total.saturating_sub(guest.memory.available))),

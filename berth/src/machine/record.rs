@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,9 @@ use super::settings::Chosen;
 
 /// The version of the file's form.
 const VERSION: u32 = 1;
+
+/// Held while a record is read, changed and written: a daemon may be asked for two changes at once.
+static CHANGING: Mutex<()> = Mutex::new(());
 
 /// Why a record could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -106,12 +110,20 @@ impl MachineRecord {
 
     /// Keeps these choices in the record at `path`, for the machine's next starts too.
     pub fn remember(path: &Path, chosen: &Chosen) -> Result<(), RecordError> {
-        let mut record = MachineRecord::load(path)?.unwrap_or_else(|| MachineRecord::new(Chosen::default()));
-        let both = chosen.or(&record.chosen);
-        if record.chosen == both {
+        MachineRecord::update(path, |before| *before = chosen.or(before))
+    }
+
+    /// Changes the choices in the record at `path`, which is made when there is none. Not for two processes at once.
+    pub fn update(path: &Path, change: impl FnOnce(&mut Chosen)) -> Result<(), RecordError> {
+        let _one_at_a_time = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = MachineRecord::load(path)?;
+        let is_new = found.is_none();
+        let mut record = found.unwrap_or_else(|| MachineRecord::new(Chosen::default()));
+        let before = record.chosen.clone();
+        change(&mut record.chosen);
+        if record.chosen == before && !is_new {
             return Ok(());
         }
-        record.chosen = both;
         record.store(path)
     }
 

@@ -11,7 +11,7 @@ use super::Stream;
 use crate::docker::Docker;
 use crate::shares::Shares;
 use crate::shutdown::Shutdown;
-use crate::{clock, status};
+use crate::{clock, cpus, status};
 
 /// What requests act on.
 #[derive(Debug, Clone)]
@@ -74,6 +74,7 @@ async fn answer(request: Request, context: &Context) -> Reply {
         },
         Request::MountShare(share) => done(context.shares.mount(share).await),
         Request::UnmountShare { id } => done(context.shares.unmount(id).await),
+        Request::SetCpus { online } => done(cpus::set_online(online).await),
     }
 }
 
@@ -154,6 +155,15 @@ mod tests {
         assert!(message.contains("../x"), "{message}");
         let request = Request::UnmountShare { id: "s1".into() };
         assert_eq!(ask(&mut host, &request).await, Reply::Done);
+    }
+
+    #[tokio::test]
+    async fn a_number_of_cpus_that_cannot_be_is_an_answer() {
+        let (mut host, _requests) = served();
+        let Reply::Error { message } = ask(&mut host, &Request::SetCpus { online: 0 }).await else {
+            panic!("no error")
+        };
+        assert!(message.contains("0 CPUs"), "{message}");
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! Measurements: berth's hypervisor beside QEMU's microvm with the same kernel, initramfs and image, and what a machine's
 //! streams carry. Run it where KVM is real: `scripts/lab run -- bench`; with `--icount` for figures that repeat. File
 //! sharing is compared under QEMU's emulation, on any host: `scripts/bench-files`; what it costs to be told of the host's changes,
-//! on a machine of berth's: `bench coherence`; what published ports carry: `bench network`.
+//! on a machine of berth's: `bench coherence`; what published ports carry: `bench network`; what profiles take and what goes back
+//! to the host: `bench resources`.
 
 pub mod boot;
 pub mod coherence;
@@ -10,6 +11,7 @@ pub mod machine;
 pub mod memory;
 pub mod network;
 pub mod report;
+pub mod resources;
 
 use std::time::Duration;
 

@@ -11,8 +11,7 @@ use berth_tests::bench::boot::{Boot, Hypervisor, initramfs};
 use berth_tests::bench::files::host::{FilesArgs, run as files};
 use berth_tests::bench::machine;
 use berth_tests::bench::report::{Report, Row};
-use berth_tests::bench::{coherence, network};
-use berth_tests::bench::{median, percentile};
+use berth_tests::bench::{coherence, median, network, percentile, resources};
 use berth_tests::machine::Machine;
 use berth_tests::options::{Options, Setup, on_path};
 use clap::{Parser, Subcommand};
@@ -51,6 +50,8 @@ enum Other {
     Coherence(MachineArgs),
     /// Measures what published ports carry, beside Docker's own userland proxy
     Network(MachineArgs),
+    /// Measures what switching profiles takes, and what of memory and disk goes back to the host
+    Resources(MachineArgs),
 }
 
 /// For what is measured on one machine of berth's.
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         Some(Other::Files(args)) => files(args),
         Some(Other::Coherence(args)) => on_a_machine(args, coherence::run, coherence::Report::table),
         Some(Other::Network(args)) => on_a_machine(args, network::run, network::Report::table),
+        Some(Other::Resources(args)) => on_a_machine(args, resources::run, resources::Report::table),
     })
 }
 

@@ -17,6 +17,7 @@ mod images;
 mod lifecycle;
 mod network;
 mod ports;
+mod profiles;
 mod refusals;
 mod run;
 mod share_programs;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Case> {
         shares::CASES[5],
         share_programs::CASES,
         lifecycle::CASES,
+        profiles::CASES,
         faults::CASES,
         refusals::CASES,
     ]

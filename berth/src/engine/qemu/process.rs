@@ -21,9 +21,11 @@ use super::console::{self, LastWords};
 use super::program::QemuProgram;
 use super::qmp::{Qmp, QmpError};
 use super::{EngineError, EngineKind, MachineSpec, RunningEngine, failed};
+use crate::engine::balloon::Balloon;
 use crate::engine::disk_fault::FaultTeller;
 use crate::engine::{EngineDescription, EngineExit};
 use crate::process::{Child, ProcessId, SpawnError};
+use crate::size::Size;
 
 /// How long QEMU's threads may take to stop; one that waits for the host's disk stops after that.
 const STOP: Duration = Duration::from_secs(30);
@@ -142,6 +144,7 @@ pub(super) async fn start(
         }
     };
     let program = program.clone();
+    let memory = Size::from_mib(spec.memory_mib);
     // When nobody waits for it any more, what it made is dropped, which ends QEMU.
     let launched = tokio::task::spawn_blocking(move || launch(&program, accelerator, spec)).await??;
     let mut exited = launched.process.child.exited();
@@ -150,7 +153,7 @@ pub(super) async fn start(
         listener.set_nonblocking(true).map_err(QmpError::Io)?;
         let listener = UnixListener::from_std(listener).map_err(QmpError::Io)?;
         let (stream, _) = listener.accept().await.map_err(QmpError::Io)?;
-        Qmp::open(stream, on_fault).await
+        Qmp::open(stream, memory, on_fault).await
     };
     let (qmp, ended) = tokio::select! {
         qmp = qmp => match qmp {
@@ -164,7 +167,7 @@ pub(super) async fn start(
         status = ended(&mut exited) => (Err(QmpError::Gone), Some(status)),
     };
     let qmp = match (qmp, ended) {
-        (Ok(qmp), _) => qmp,
+        (Ok(qmp), _) => Arc::new(qmp),
         (Err(_), Some(status)) => {
             // Its last words may still be on their way.
             let _ = tokio::task::spawn_blocking(move || launched.complaints.join()).await;
@@ -178,7 +181,7 @@ pub(super) async fn start(
     tokio::spawn(watch_end(
         Arc::downgrade(&process),
         exited,
-        qmp,
+        Arc::clone(&qmp),
         launched.devices,
         launched.words,
         exit_tx,
@@ -186,6 +189,7 @@ pub(super) async fn start(
     Ok(Running {
         description,
         process,
+        qmp,
         exit,
         warnings: Some(warnings),
     })
@@ -293,7 +297,7 @@ async fn stop_devices(devices: Vec<VhostUserServer>, limit: Duration) -> Vec<Str
 async fn watch_end(
     process: std::sync::Weak<Process>,
     mut exited: watch::Receiver<Option<ExitStatus>>,
-    qmp: Qmp,
+    qmp: Arc<Qmp>,
     devices: Vec<VhostUserServer>,
     words: LastWords,
     exit: watch::Sender<Option<EngineExit>>,
@@ -333,6 +337,7 @@ fn reason(killed: bool, status: ExitStatus, shutdown: Option<&str>, words: &str)
 pub(super) struct Running {
     description: EngineDescription,
     process: Arc<Process>,
+    qmp: Arc<Qmp>,
     exit: watch::Receiver<Option<EngineExit>>,
     warnings: Option<mpsc::UnboundedReceiver<String>>,
 }
@@ -373,12 +378,31 @@ impl RunningEngine for Running {
         std::future::ready(result.map_err(|error| failed("resume the machine", error))).boxed()
     }
 
+    fn balloon(&self) -> Arc<dyn Balloon> {
+        Arc::clone(&self.qmp) as Arc<dyn Balloon>
+    }
+
     fn process_ids(&self) -> Vec<u32> {
         vec![self.process.child.process().pid]
     }
 
     fn warnings(&mut self) -> Option<mpsc::UnboundedReceiver<String>> {
         self.warnings.take()
+    }
+}
+
+impl Balloon for Qmp {
+    fn set_target(&self, pages: u32) -> BoxFuture<'_, Result<(), EngineError>> {
+        async move {
+            self.set_ballooned(pages)
+                .await
+                .map_err(|error| failed("tell the guest how much memory it is to have", error))
+        }
+        .boxed()
+    }
+
+    fn actual(&self) -> watch::Receiver<u32> {
+        self.ballooned()
     }
 }
 

@@ -10,7 +10,6 @@ use crate::exit::chain;
 use crate::machine::control::Control;
 use crate::machine::handle::Handle;
 use crate::machine::record::{MachineRecord, RecordError};
-use crate::machine::settings::Chosen;
 use crate::machine::state::State;
 use crate::shares::choice::ShareChanges;
 use crate::shares::{Share, rules};
@@ -23,9 +22,7 @@ const MOUNT_TIMEOUT: Duration = Duration::from_secs(8);
 /// # Errors
 /// When the record cannot be read or written.
 pub fn keep(path: &Path, change: impl FnOnce(&mut ShareChanges)) -> Result<(), RecordError> {
-    let mut record = MachineRecord::load(path)?.unwrap_or_else(|| MachineRecord::new(Chosen::default()));
-    change(&mut record.chosen.shares);
-    record.store(path)
+    MachineRecord::update(path, |chosen| change(&mut chosen.shares))
 }
 
 impl LiveShares {

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::watch;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::stats::BalloonStats;
@@ -28,12 +29,13 @@ struct Inner {
     wanted: EventFd,
     /// Bytes given back to the host since the device was made.
     released: AtomicU64,
+    /// How many pages the guest says it has handed over.
+    actual: watch::Sender<u32>,
 }
 
 #[derive(Default)]
 struct State {
     target: u32,
-    actual: u32,
     stats: Option<BalloonStats>,
     /// Counts what has come in, so that a waiter knows old from new.
     answers: u64,
@@ -50,6 +52,7 @@ impl BalloonControl {
                 answered: Condvar::new(),
                 wanted: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
                 released: AtomicU64::new(0),
+                actual: watch::Sender::new(0),
             }),
         })
     }
@@ -73,9 +76,15 @@ impl BalloonControl {
         self.state().target
     }
 
-    /// How many pages the guest says it has handed over.
+    /// How many pages the guest says it has handed over: any number, whatever the target and the guest's memory.
     pub fn actual_pages(&self) -> u32 {
-        self.state().actual
+        *self.inner.actual.borrow()
+    }
+
+    /// The same, now and whenever the guest says something else. A guest that says much in a short time is heard with the
+    /// last of it.
+    pub fn watch_actual(&self) -> watch::Receiver<u32> {
+        self.inner.actual.subscribe()
     }
 
     /// How many bytes have gone back to the host so far, by either way; what the guest has taken again is not subtracted.
@@ -110,7 +119,11 @@ impl BalloonControl {
     }
 
     pub(super) fn set_actual(&self, pages: u32) {
-        self.state().actual = pages;
+        self.inner.actual.send_if_modified(|actual| {
+            let is_news = *actual != pages;
+            *actual = pages;
+            is_news
+        });
     }
 
     pub(super) fn answered(&self, stats: BalloonStats) {
@@ -135,10 +148,10 @@ impl BalloonControl {
         let mut state = self.state();
         state.interrupt = None;
         state.can_ask = false;
-        // A guest that starts anew has nothing in the balloon.
-        state.actual = 0;
         state.stats = None;
         drop(state);
+        // A guest that starts anew has nothing in the balloon.
+        self.set_actual(0);
         self.inner.answered.notify_all();
     }
 

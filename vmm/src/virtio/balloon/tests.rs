@@ -103,6 +103,7 @@ fn the_target_reaches_the_guest_and_its_answer_the_host() {
     let mut setup = Setup::new();
     setup.control.set_target_pages(7).unwrap();
     let _drivers = setup.activate(0, 2);
+    let mut heard = setup.control.watch_actual();
     let config = |device: &Balloon| {
         let mut space = [0; 8];
         device.read_config(0, &mut space);
@@ -112,13 +113,19 @@ fn the_target_reaches_the_guest_and_its_answer_the_host() {
     setup.control.set_target_pages(1000).unwrap();
     setup.machine.interrupt.wait_for(InterruptCause::Config);
     assert_eq!(config(&setup.device), 1000);
+    assert!(!heard.has_changed().unwrap());
     setup.device.write_config(ACTUAL_OFFSET, &900u32.to_le_bytes());
-    // Read-only or odd.
+    assert!(heard.has_changed().unwrap());
+    assert_eq!(*heard.borrow_and_update(), 900);
+    // No news, read-only, or odd.
+    setup.device.write_config(ACTUAL_OFFSET, &900u32.to_le_bytes());
     setup.device.write_config(0, &1u32.to_le_bytes());
     setup.device.write_config(ACTUAL_OFFSET, &[1]);
     assert_eq!(setup.control.actual_pages(), 900);
     assert_eq!(config(&setup.device), 900 << 32 | 1000);
+    assert!(!heard.has_changed().unwrap());
     setup.device.deactivate();
+    assert_eq!(*heard.borrow_and_update(), 0);
     assert_eq!(
         (setup.control.actual_pages(), setup.control.target_pages()),
         (0, 1000)

@@ -26,6 +26,11 @@ pub enum Request {
         /// Which: [`ShareMount::id`].
         id: String,
     },
+    /// Containers started from now on have these search domains. Answered by [`Reply::Done`].
+    SetSearch {
+        /// The domains, in order.
+        domains: Vec<String>,
+    },
     /// Stop containers and dockerd, sync and unmount, power off. Answered by [`Reply::Done`] before it begins.
     Shutdown {
         /// Seconds containers and dockerd get to end before they are killed.

@@ -17,3 +17,5 @@ pub const EXEC: u32 = 1027;
 pub const LOGS: u32 = 1028;
 /// The guest listens: framed changes of the host to be done once more in the guest, and answers.
 pub const REPLAY: u32 = 1029;
+/// The guest listens: questions for names from the guest, and the host's answers.
+pub const DNS: u32 = 1032;

@@ -13,6 +13,7 @@ mod cgroups;
 mod clock;
 mod console;
 mod data_disk;
+mod dns;
 mod docker;
 mod etc_files;
 mod host_link;
@@ -21,6 +22,7 @@ mod mounts;
 mod network;
 mod reaper;
 mod replay;
+mod resolv_conf;
 mod rlimits;
 mod root;
 mod services;
@@ -30,6 +32,7 @@ mod status;
 mod sysctl;
 mod tool;
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -45,10 +48,12 @@ use tokio::sync::mpsc;
 use tokio_vsock::{VsockAddr, VsockStream};
 
 use crate::console::{error, notice, warning};
+use crate::dns::Upstream;
 use crate::docker::Docker;
 use crate::host_link::{Events, Hello, HostLink};
 use crate::reaper::Reaper;
 use crate::replay::Replay;
+use crate::resolv_conf::ResolvConf;
 use crate::root::Root;
 use crate::services::control;
 use crate::shares::Shares;
@@ -108,6 +113,8 @@ struct Machine {
     shutdown: Shutdown,
     data_disk_mounted: Arc<AtomicBool>,
     shares: Arc<Shares>,
+    resolv_conf: Arc<ResolvConf>,
+    names: Arc<Upstream>,
 }
 
 async fn serve(root: Root) -> anyhow::Result<()> {
@@ -123,6 +130,8 @@ async fn serve(root: Root) -> anyhow::Result<()> {
         shutdown,
         data_disk_mounted: Arc::default(),
         shares: Shares::new(root),
+        resolv_conf: ResolvConf::new(Path::new(etc_files::DIRECTORY)),
+        names: Upstream::new(),
     };
 
     // Before the hello: the host may call as soon as it has it.
@@ -160,6 +169,7 @@ impl Machine {
             docker: self.docker.clone(),
             data_disk_mounted: self.data_disk_mounted.clone(),
             shares: self.shares.clone(),
+            resolv_conf: self.resolv_conf.clone(),
             shutdown: self.shutdown.clone(),
         };
         tokio::spawn(services::accept("CONTROL", control, move |stream| {
@@ -176,6 +186,10 @@ impl Machine {
         tokio::spawn(services::accept("LOGS", logs, move |stream| {
             let docker = docker.clone();
             async move { services::logs::serve(stream, &docker).await }
+        }));
+        let names = self.names.clone();
+        tokio::spawn(services::accept("DNS", listen(ports::DNS)?, move |stream| {
+            dns::serve(stream, names.clone())
         }));
         let agent = Replay::new();
         tokio::spawn(services::accept("REPLAY", replay, move |stream| {
@@ -214,6 +228,7 @@ impl Machine {
     /// Makes this guest the machine that `config` describes.
     async fn set_up(&self, config: &MachineConfig) -> anyhow::Result<()> {
         etc_files::write_all(Path::new(etc_files::DIRECTORY), config)?;
+        self.resolv_conf.set_up(config.network.as_ref())?;
         if let Err(e) = etc_files::write_host_files(Path::new(HOST_FILES), &config.host_files) {
             self.warn(format!("containers cannot have the host's time zone: {e:#}"));
         }
@@ -230,6 +245,11 @@ impl Machine {
                 }
                 Err(e) => self.warn(format!("the guest has no network: {e:#}")),
             }
+            for &address in &network.dns {
+                if let Err(e) = self.serve_names(address).await {
+                    self.warn(format!("containers cannot resolve names: {e:#}"));
+                }
+            }
         }
         let formatted = data_disk::set_up(&self.reaper).await?;
         self.data_disk_mounted.store(true, Ordering::Relaxed);
@@ -243,6 +263,11 @@ impl Machine {
             self.events.clone(),
             config,
         )
+    }
+
+    async fn serve_names(&self, address: IpAddr) -> anyhow::Result<()> {
+        network::add_own_address(address)?;
+        dns::start(address, &self.names).await
     }
 
     /// Reports what the user should know and the machine can live with.

@@ -383,10 +383,18 @@ mod tests {
         };
         assert_eq!(refused(|bytes| bytes.truncate(11)), None);
         assert_eq!(refused(|bytes| bytes[2] |= 0x80), None, "an answer");
-        assert_eq!(refused(|bytes| bytes[2] |= 0x28), Some(NOT_IMPLEMENTED), "an update");
+        assert_eq!(
+            refused(|bytes| bytes[2] |= 0x28),
+            Some(NOT_IMPLEMENTED),
+            "an update"
+        );
         assert_eq!(refused(|bytes| bytes[5] = 2), Some(FORMAT_ERROR), "two questions");
         assert_eq!(refused(|bytes| bytes[12] = 0xc0), Some(FORMAT_ERROR), "a pointer");
-        assert_eq!(refused(|bytes| bytes[11] = 1), Some(FORMAT_ERROR), "a record that is not there");
+        assert_eq!(
+            refused(|bytes| bytes[11] = 1),
+            Some(FORMAT_ERROR),
+            "a record that is not there"
+        );
         assert_eq!(refused(|bytes| bytes.truncate(20)), Some(FORMAT_ERROR));
         let end = good.len();
         let mut transfer = good.clone();
@@ -438,7 +446,7 @@ mod tests {
         let refused = refusal(&good, SERVER_FAILURE).unwrap();
         assert_eq!(code(&refused), SERVER_FAILURE);
         assert_eq!(refused[12..], good[12..]);
-        let mut two = good.clone();
+        let mut two = good;
         two[5] = 2;
         assert_eq!(refusal(&two, FORMAT_ERROR).unwrap().len(), 12);
         assert_eq!(refusal(&refused, SERVER_FAILURE), None);

@@ -215,12 +215,9 @@ impl Config {
             .unwrap_or(true)
     }
 
-    /// DNS search domains.
-    pub fn search_domains(&self) -> Vec<String> {
-        self.network
-            .as_ref()
-            .and_then(|network| network.search.clone())
-            .unwrap_or_default()
+    /// DNS search domains; none when they are the host's.
+    pub fn search_domains(&self) -> Option<Vec<String>> {
+        self.network.as_ref()?.search.clone()
     }
 
     /// Where QEMU is, when not in `PATH`.

@@ -1,5 +1,8 @@
 //! The configuration a first start writes: everything that can be set, commented out, with what holds on this host.
 
+use std::path::Path;
+
+use crate::dns::{RESOLV_CONF, ResolvConf};
 use crate::host::Host;
 
 /// The template's text for `host`. A line that begins with `#` and a key is a setting; `# ` begins a comment.
@@ -13,6 +16,9 @@ pub fn template(host: &Host) -> String {
     };
     let home = crate::paths::home().unwrap_or_else(|| "/home/me".into());
     let home = home.display();
+    let search = ResolvConf::load(Path::new(RESOLV_CONF)).search;
+    // A list in JSON is one in YAML.
+    let search = serde_json::json!(search);
     format!(
         "\
 # berth's configuration. Everything here is optional; the values shown are what holds without them.
@@ -64,8 +70,8 @@ pub fn template(host: &Host) -> String {
 #network:
   # Whether containers can reach the network.
 #  enabled: true
-  # DNS search domains.
-#  search: []
+  # DNS search domains of containers. Without this line they are this host's, also when these change.
+#  search: {search}
 
 #programs:
   # Where QEMU and passt are. Without these lines they are looked for in PATH.

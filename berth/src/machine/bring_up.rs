@@ -18,6 +18,7 @@ use super::guest_files::{self, GuestFiles};
 use super::handle::Handle;
 use super::link;
 use super::live::{Happening, Live};
+use super::names;
 use super::record::MachineRecord;
 use super::state::{Phase, Step};
 use super::supervisor::Surroundings;
@@ -149,7 +150,9 @@ pub(super) async fn bring_up(
     };
     // One call is all there is: what else in the guest connects here is refused from now on.
     drop(calls);
-    let link = link::greet(call, guest_config(machine, &around.config, shares)).await?;
+    let config = guest_config(machine, &around.config, shares);
+    let search = config.network.as_ref().map(|network| network.search.clone());
+    let link = link::greet(call, config).await?;
     tracing::info!(hello = ?link.hello, "the guest called");
     {
         let mut facts = machine.facts();
@@ -157,6 +160,10 @@ pub(super) async fn bring_up(
         facts.dial = Some(vsock::dial(host));
     }
     live.set_events(link.events);
+    // Before Docker starts, whose containers may begin with names.
+    if let Some(search) = search {
+        live.set_names(names::keep(machine, &around.config, search));
+    }
 
     machine.step(Step::Enter(Phase::Guest))?;
     wait_for_docker(machine, live).await?;
@@ -233,7 +240,7 @@ fn guest_config(machine: &Handle, config: &Config, shares: Vec<ShareMount>) -> M
         network: config.network().then(|| {
             let mut network = net::guest_network();
             network.mtu = MTU;
-            network.search = config.search_domains();
+            network.search = names::search_domains(config);
             network
         }),
         docker: config.docker_daemon(),

@@ -8,6 +8,7 @@ use protocol::boot::GuestEvent;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::names::NamesKeeper;
 use super::shares::AgentKeeper;
 use crate::docker::proxy::ProxyError;
 use crate::engine::{EngineExit, RunningEngine};
@@ -25,6 +26,7 @@ pub(super) struct Live {
     passt: Option<Passt>,
     network: Option<watch::Receiver<NetworkState>>,
     agent: Option<AgentKeeper>,
+    names: Option<NamesKeeper>,
     proxy: Option<Proxy>,
 }
 
@@ -70,6 +72,10 @@ impl Live {
 
     pub(super) fn set_agent(&mut self, agent: Option<AgentKeeper>) {
         self.agent = agent;
+    }
+
+    pub(super) fn set_names(&mut self, names: Option<NamesKeeper>) {
+        self.names = names;
     }
 
     pub(super) fn set_proxy(

@@ -14,6 +14,7 @@ pub mod guest_files;
 pub mod handle;
 pub mod link;
 mod live;
+mod names;
 pub mod record;
 pub mod settings;
 pub mod shares;

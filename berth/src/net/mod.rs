@@ -22,7 +22,7 @@ pub use service::{NetworkState, Passt, PasstConfig};
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
 /// The gateway, which stands for the host's loopback.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
-/// The name server, which stands for the host's.
+/// The name server, which is an address of the guest's own: its init answers there, with what the host says.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 3);
 /// The length of the network's prefix.
 pub const PREFIX: u8 = 24;

@@ -15,6 +15,7 @@ mod compose;
 mod faults;
 mod images;
 mod lifecycle;
+mod names;
 mod network;
 mod refusals;
 mod run;
@@ -32,6 +33,7 @@ pub fn all() -> Vec<Case> {
         run::CASES,
         streams::CASES,
         network::CASES,
+        names::CASES,
         compose::CASES,
         volumes::CASES,
         shares::CASES[0],

@@ -118,6 +118,7 @@ mod tests {
             docker: serde_json::Map::new(),
             shares: Vec::new(),
             host_files: BTreeMap::new(),
+            ca_certificates: Vec::new(),
         };
         write_all(&etc, &config).unwrap();
         assert_eq!(fs::read_to_string(etc.join("hostname")).unwrap(), "berth\n");

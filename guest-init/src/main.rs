@@ -9,6 +9,7 @@
 //! reported and the others go on, and whatever else happens ends in a power-off.
 
 mod async_fd;
+mod certificates;
 mod cgroups;
 mod clock;
 mod console;

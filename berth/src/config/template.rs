@@ -72,6 +72,13 @@ pub fn template(host: &Host) -> String {
 #  enabled: true
   # DNS search domains of containers. Without this line they are this host's, also when these change.
 #  search: {search}
+  # The proxies that Docker pulls images through: those that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name where `berth start`
+  # is typed. `none`, or in their place for example:
+  #   {{http: 'http://proxy.example:3128', https: 'http://proxy.example:3128', no_proxy: .example}}
+#  proxy: none
+  # Files with certificates (PEM) of registries and proxies for Docker to trust, besides those that this host's
+  # administrator has added.
+#  ca_certificates: []
 
 #programs:
   # Where QEMU and passt are. Without these lines they are looked for in PATH.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::MTU;
 use super::console::Console;
 use super::disk::{self, Prepared};
+use super::docker_settings;
 use super::guest_files::{self, GuestFiles};
 use super::handle::Handle;
 use super::link;
@@ -150,7 +151,11 @@ pub(super) async fn bring_up(
     };
     // One call is all there is: what else in the guest connects here is refused from now on.
     drop(calls);
-    let config = guest_config(machine, &around.config, shares);
+    let docker = docker_settings::settle(&around.config);
+    for warning in docker.warnings {
+        machine.warn(warning);
+    }
+    let config = guest_config(machine, &around.config, shares, docker.daemon);
     let search = config.network.as_ref().map(|network| network.search.clone());
     let link = link::greet(call, config).await?;
     tracing::info!(hello = ?link.hello, "the guest called");
@@ -162,6 +167,7 @@ pub(super) async fn bring_up(
     live.set_events(link.events);
     // Before Docker starts, whose containers may begin with names.
     if let Some(search) = search {
+        live.set_clashes(docker_settings::watch(Arc::downgrade(machine), docker.bridge));
         live.set_names(names::keep(machine, &around.config, search));
     }
 
@@ -234,7 +240,16 @@ async fn start_passt(machine: &Handle, around: &Surroundings) -> Result<Passt> {
         .map_err(|error| Failure::wrap(Code::Unavailable, error))
 }
 
-fn guest_config(machine: &Handle, config: &Config, shares: Vec<ShareMount>) -> MachineConfig {
+fn guest_config(
+    machine: &Handle,
+    config: &Config,
+    shares: Vec<ShareMount>,
+    docker: serde_json::Map<String, serde_json::Value>,
+) -> MachineConfig {
+    let certificates = net::ca_certificates::collect(&config.ca_certificates());
+    for warning in certificates.warnings {
+        machine.warn(warning);
+    }
     MachineConfig {
         hostname: machine.name.hostname(),
         network: config.network().then(|| {
@@ -243,9 +258,10 @@ fn guest_config(machine: &Handle, config: &Config, shares: Vec<ShareMount>) -> M
             network.search = names::search_domains(config);
             network
         }),
-        docker: config.docker_daemon(),
+        docker,
         shares,
         host_files: time_zone::files(Path::new("/etc")),
+        ca_certificates: certificates.pem,
     }
 }
 

@@ -8,6 +8,7 @@ use protocol::boot::GuestEvent;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::docker_settings::ClashWatch;
 use super::names::NamesKeeper;
 use super::shares::AgentKeeper;
 use crate::docker::proxy::ProxyError;
@@ -27,6 +28,7 @@ pub(super) struct Live {
     network: Option<watch::Receiver<NetworkState>>,
     agent: Option<AgentKeeper>,
     names: Option<NamesKeeper>,
+    clashes: Option<ClashWatch>,
     proxy: Option<Proxy>,
 }
 
@@ -76,6 +78,10 @@ impl Live {
 
     pub(super) fn set_names(&mut self, names: Option<NamesKeeper>) {
         self.names = names;
+    }
+
+    pub(super) fn set_clashes(&mut self, clashes: ClashWatch) {
+        self.clashes = Some(clashes);
     }
 
     pub(super) fn set_proxy(

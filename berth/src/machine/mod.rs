@@ -8,6 +8,7 @@ mod clock;
 pub mod console;
 pub mod control;
 pub mod disk;
+mod docker_settings;
 pub mod events;
 pub mod failure;
 pub mod guest_files;

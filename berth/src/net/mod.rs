@@ -5,17 +5,22 @@
 //! without a network therefore never keeps a machine from starting, and the network works as soon as it can.
 
 mod arguments;
+pub mod ca_certificates;
 mod frames;
 mod program;
+mod proxies;
 mod relay;
 mod routes;
 mod service;
+pub mod subnets;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use protocol::boot::NetworkConfig;
 
 pub use program::{PasstProgram, find};
+pub use proxies::{Proxies, is_proxy};
+pub use routes::Routes;
 pub use service::{NetworkState, Passt, PasstConfig};
 
 /// The guest's address.

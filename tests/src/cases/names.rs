@@ -1,4 +1,5 @@
-//! Names in containers: the host's own, and those that the host can resolve at the moment.
+//! What a machine takes over from the host's network: its names, its proxies, its certificate authorities, and where its own
+//! networks may be.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::base_image::{self, IMAGE};
 use crate::docker::{Container, has, run_script, same};
-use crate::host_services::HttpServer;
+use crate::host_services::{HttpProxy, HttpServer, Registry};
 use crate::name_server::NameServer;
 use crate::namespace::Namespace;
 use crate::processes::wait_until;
@@ -20,6 +21,9 @@ use crate::suite::{Context, Verdict};
 cases!("names":
     the_host_has_names_in_containers_and_in_builds,
     containers_resolve_what_the_host_can_at_the_moment,
+    docker_pulls_through_the_hosts_proxy,
+    docker_trusts_the_authorities_that_the_host_trusts,
+    docker_stays_clear_of_the_hosts_networks,
 );
 
 fn the_host_has_names_in_containers_and_in_builds(context: &Context) -> Result<Verdict> {
@@ -186,6 +190,127 @@ fn containers_resolve_what_the_host_can_at_the_moment(context: &Context) -> Resu
     finds("buoy.example", "192.0.2.9")?;
 
     drop(container);
+    machine.stop()?;
+    machine.delete()?;
+    Ok(Verdict::Passed)
+}
+
+fn docker_pulls_through_the_hosts_proxy(context: &Context) -> Result<Verdict> {
+    let dir = tempfile::tempdir().context("cannot make a directory")?;
+    let registry = Registry::start(dir.path())?;
+    let proxy = HttpProxy::start()?;
+    let url = format!("http://localhost:{}", proxy.port());
+    let place = format!("shore.example:{}", registry.port());
+    let machine = context
+        .new_machine()?
+        .with_env("http_proxy", &url)
+        .with_env("HTTPS_PROXY", &url)
+        .with_env("NO_PROXY", "localhost,.bay.example");
+    machine.write_config(&format!(
+        "docker:\n  daemon:\n    insecure-registries: ['192.168.127.0/24', '{place}']\n"
+    ))?;
+    machine
+        .start()
+        .and_then(|_| base_image::import(&machine))
+        .with_context(|| machine.diagnostics())?;
+
+    let info = machine
+        .docker(["info", "--format", "{{.HTTPProxy}} {{.HTTPSProxy}} {{.NoProxy}}"])
+        .ok()?;
+    // The host itself is reached without a proxy.
+    let direct = registry.image("cargo");
+    machine.docker(["tag", IMAGE, &direct]).ok()?;
+    machine.docker(["push", &direct]).ok()?;
+    let before = proxy.asked();
+    let through = format!("{place}/cargo");
+    machine.docker(["pull", &through]).ok()?;
+    let asked = proxy.asked();
+
+    let seen = format!("http://192.168.127.1:{}", proxy.port());
+    let no_proxy = "host.docker.internal,gateway.docker.internal,192.168.127.1,localhost,.bay.example";
+    same(
+        "docker info",
+        &info.as_str(),
+        &format!("{seen} {seen} {no_proxy}").as_str(),
+    )?;
+    same("what was asked of the proxy for the host", &before, &Vec::new())?;
+    for method in ["CONNECT", "GET"] {
+        let expected = format!("{method} {place}");
+        ensure!(asked.contains(&expected), "no {expected:?} among {asked:?}");
+    }
+    machine.delete()?;
+    Ok(Verdict::Passed)
+}
+
+fn docker_trusts_the_authorities_that_the_host_trusts(context: &Context) -> Result<Verdict> {
+    let (dir, other_dir) = (tempfile::tempdir(), tempfile::tempdir());
+    let (dir, other_dir) = (
+        dir.context("cannot make a directory")?,
+        other_dir.context("cannot make a directory")?,
+    );
+    let (registry, certificate) = Registry::start_with_tls(dir.path())?;
+    let (other, _) = Registry::start_with_tls(other_dir.path())?;
+    let machine = context.new_machine()?;
+    machine.write_config(&format!(
+        "network:\n  ca_certificates: ['{}', /nonexistent/authority.pem]\n",
+        certificate.display()
+    ))?;
+    machine
+        .start()
+        .and_then(|_| base_image::import(&machine))
+        .with_context(|| machine.diagnostics())?;
+
+    let image = registry.image("cargo");
+    machine.docker(["tag", IMAGE, &image]).ok()?;
+    machine.docker(["push", &image]).ok()?;
+    machine.docker(["image", "rm", &image]).ok()?;
+    machine.docker(["pull", &image]).ok()?;
+    let refused = machine.docker(["pull", &other.image("cargo")]).run()?;
+    let status = machine.status()?;
+
+    ensure!(refused.code() != Some(0), "{}", refused.describe());
+    has("the refusal", &refused.errors(), "unknown authority")?;
+    has(
+        "the warnings",
+        &status["warnings"].to_string(),
+        "/nonexistent/authority.pem",
+    )?;
+    machine.delete()?;
+    Ok(Verdict::Passed)
+}
+
+fn docker_stays_clear_of_the_hosts_networks(context: &Context) -> Result<Verdict> {
+    let space = Namespace::without_network_but("ip link set lo up\nip route add 172.17.0.0/16 dev lo")?;
+    // The machine is dropped before the namespace it runs in.
+    let machine = Arc::new(context.new_machine()?.behind(space.prefix()));
+    machine
+        .start()
+        .and_then(|_| base_image::import(&machine))
+        .with_context(|| machine.diagnostics())?;
+
+    let bridge = [
+        "network",
+        "inspect",
+        "bridge",
+        "--format",
+        "{{(index .IPAM.Config 0).Subnet}}",
+    ];
+    let subnet = machine.docker(bridge).ok()?;
+    let address = run_script(&machine, &[], "ip -4 address show eth0").ok()?;
+    let before = machine.status()?["warnings"].to_string();
+    space.run("ip route add 192.168.127.0/24 dev lo").ok()?;
+    wait_until("a warning of the clash", Duration::from_secs(60), || {
+        Ok(machine.status()?["warnings"]
+            .to_string()
+            .contains("192.168.127.0/24"))
+    })?;
+
+    same("the bridge's network", &subnet.as_str(), &"172.18.0.0/16")?;
+    has("a container's address", &address, "inet 172.18.")?;
+    ensure!(
+        !before.contains("overlaps"),
+        "warnings before there was a clash: {before}"
+    );
     machine.stop()?;
     machine.delete()?;
     Ok(Verdict::Passed)

@@ -35,15 +35,22 @@ async fn by_udp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {
     socket.connect(server).await?;
     let id = random_id()?;
     socket.send(&query.with_id(id)).await?;
-    let mut buffer = vec![0; MAX_MESSAGE];
     loop {
-        let length = socket.recv(&mut buffer).await?;
-        let answer = &buffer[..length];
-        if query.is_answered_by(id, answer) {
-            return Ok(answer.to_vec());
+        socket.readable().await?;
+        match receive(&socket) {
+            Ok(answer) if query.is_answered_by(id, &answer) => return Ok(answer),
+            Ok(_) => tracing::debug!(%server, "what a name server sent is no answer"),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-        tracing::debug!(%server, length, "what a name server sent is no answer");
     }
+}
+
+/// Takes a datagram that is there. Its room is taken only now: many servers may be waited for that say nothing.
+fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let length = socket.try_recv(&mut buffer)?;
+    Ok(buffer[..length].to_vec())
 }
 
 async fn by_tcp(server: SocketAddr, query: &Query) -> io::Result<Vec<u8>> {

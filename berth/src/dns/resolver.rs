@@ -23,6 +23,9 @@ const NEXT: Duration = Duration::from_millis(1500);
 /// How long all of them together are waited for: longer than anybody who asks waits.
 const LONGEST: Duration = Duration::from_secs(15);
 
+/// How many times servers are asked for one question. Each may take a socket until the end.
+const MOST_ASKED: usize = 6;
+
 /// Resolves names as this host does.
 #[derive(Debug)]
 pub struct Resolver {
@@ -83,8 +86,7 @@ impl Resolver {
         }
         let patience = conf.timeout.min(NEXT);
         let end = Instant::now() + LONGEST.min(conf.timeout * conf.attempts + patience * 2);
-        // Five times three at most.
-        let times = servers.len() * conf.attempts as usize;
+        let times = MOST_ASKED.min(servers.len() * conf.attempts as usize);
         let mut to_ask: VecDeque<SocketAddr> = servers.iter().copied().cycle().take(times).collect();
         let mut asked = FuturesUnordered::new();
         let mut bad = None;

@@ -11,8 +11,8 @@ use tokio::task::JoinSet;
 
 use super::Resolver;
 
-/// Questions under way at once. Each takes a socket and up to 64 KiB.
-const ROOM: usize = 512;
+/// Questions under way at once. Each may have a few sockets open, and an answer of up to 64 KiB waiting.
+const ROOM: usize = 256;
 /// Answers on their way to the guest.
 const BACKLOG: usize = 64;
 

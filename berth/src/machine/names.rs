@@ -77,6 +77,13 @@ async fn keep_answering(dial: GuestDial, mut states: watch::Receiver<State>) {
             }
             Err(error) => chain(&error.into()),
         };
+        if !matches!(
+            *states.borrow(),
+            State::Starting { .. } | State::Running | State::Paused
+        ) {
+            // Its guest has gone, as it was to.
+            return;
+        }
         if since.elapsed() >= STEADY {
             (pause, told) = (FIRST_PAUSE, false);
         }

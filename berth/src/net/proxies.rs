@@ -157,7 +157,7 @@ mod tests {
             "http://a b",
             "http://a:port",
             "http://[::1",
-            "http://a\n",
+            "http://a\nb",
         ] {
             assert_eq!(seen_from_the_guest(wrong), None, "{wrong:?}");
         }

@@ -13,8 +13,8 @@ use crate::console::notice;
 use crate::lock::lock;
 use crate::services::Stream;
 
-/// Questions under way at once. A container that asks for more is told that it failed.
-const ROOM: usize = 512;
+/// Questions under way at once, as many as the host takes. A container that asks for more is told that it failed.
+const ROOM: usize = 256;
 /// How long to wait for the host to dial again when the stream is not there.
 const RECONNECT: Duration = Duration::from_secs(3);
 /// How long the host may take. It gives up earlier itself; this is for a stream that hangs.

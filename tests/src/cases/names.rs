@@ -107,8 +107,7 @@ fn by_tcp(container: &Container, name: &str) -> Result<usize> {
     }
     question.push_str("\\000\\000\\020\\000\\001");
     let length = 12 + name.len() + 2 + 4;
-    let script =
-        format!("(printf '\\000\\{length:03o}{question}'; sleep 2) | timeout 60 nc 192.168.127.3 53 | wc -c");
+    let script = format!("printf '\\000\\{length:03o}{question}' | timeout 60 nc 192.168.127.3 53 | wc -c");
     let count = container.exec(&script).ok()?;
     count
         .trim()

@@ -1,13 +1,14 @@
 //! berth: the command line and the daemon of one machine.
 //!
 //! A *machine* is a virtual machine that runs the Docker engine. Each running machine has one daemon ([`daemon`]), which
-//! owns everything of it: the virtual machine ([`engine`]), its network ([`net`]), the Docker socket ([`docker`]) and the
+//! owns everything of it: the virtual machine ([`engine`]), its network ([`net`], [`dns`]), the Docker socket ([`docker`]) and the
 //! HTTP interface that the command line talks to ([`api`]). A machine that is stopped is files and nothing else.
 
 pub mod api;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod dns;
 pub mod docker;
 pub mod doctor;
 pub mod engine;

@@ -1,5 +1,5 @@
 //! The files of `/etc` that differ from machine to machine. The image has symbolic links to them in
-//! `/run/berth/etc`.
+//! `/run/berth/etc`. (`resolv.conf` is [`crate::resolv_conf`]'s.)
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -33,7 +33,6 @@ pub(crate) fn write_all(directory: &Path, config: &MachineConfig) -> anyhow::Res
     for (name, text) in [
         ("hostname", format!("{}\n", config.hostname)),
         ("hosts", hosts(&config.hostname, network)),
-        ("resolv.conf", resolv_conf(network)),
     ] {
         let path = directory.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -64,30 +63,7 @@ fn hosts(hostname: &str, network: Option<&NetworkConfig>) -> String {
     );
     if let Some(gateway) = host_gateway(network) {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{gateway}\thost.docker.internal");
-    }
-    text
-}
-
-fn resolv_conf(network: Option<&NetworkConfig>) -> String {
-    let mut text = String::new();
-    let Some(network) = network else {
-        return text;
-    };
-    for server in &network.dns {
-        let _ = writeln!(text, "nameserver {server}");
-    }
-    // A name with a line break would add lines of its own.
-    let search: Vec<_> = network
-        .search
-        .iter()
-        .filter(|domain| {
-            !domain.is_empty() && !domain.contains(|c: char| c.is_whitespace() || c.is_control())
-        })
-        .map(String::as_str)
-        .collect();
-    if !search.is_empty() {
-        let _ = writeln!(text, "search {}", search.join(" "));
+        let _ = writeln!(text, "{gateway}\thost.docker.internal gateway.docker.internal");
     }
     text
 }
@@ -106,7 +82,7 @@ mod tests {
             addresses: vec![("192.168.127.2".parse().unwrap(), 24)],
             gateways: vec!["fe80::1".parse().unwrap(), "192.168.127.1".parse().unwrap()],
             dns: vec!["192.168.127.3".parse().unwrap()],
-            search: vec!["example.org".into(), "evil\nnameserver 6.6.6.6".into()],
+            search: vec![],
             mtu: 1500,
         }
     }
@@ -114,18 +90,12 @@ mod tests {
     #[test]
     fn the_host_has_a_name_in_the_guest() {
         let text = hosts("berth", Some(&network()));
-        assert!(text.contains("192.168.127.1\thost.docker.internal\n"), "{text}");
+        assert!(
+            text.contains("192.168.127.1\thost.docker.internal gateway.docker.internal\n"),
+            "{text}"
+        );
         assert!(text.contains("127.0.1.1\tberth\n"), "{text}");
         assert!(!hosts("berth", None).contains("host.docker.internal"));
-    }
-
-    #[test]
-    fn a_search_domain_cannot_smuggle_lines_in() {
-        assert_eq!(
-            resolv_conf(Some(&network())),
-            "nameserver 192.168.127.3\nsearch example.org\n"
-        );
-        assert_eq!(resolv_conf(None), "");
     }
 
     #[test]
@@ -148,10 +118,11 @@ mod tests {
             docker: serde_json::Map::new(),
             shares: Vec::new(),
             host_files: BTreeMap::new(),
+            ca_certificates: Vec::new(),
         };
         write_all(&etc, &config).unwrap();
         assert_eq!(fs::read_to_string(etc.join("hostname")).unwrap(), "berth\n");
-        assert!(etc.join("hosts").exists() && etc.join("resolv.conf").exists());
+        assert!(etc.join("hosts").exists());
     }
 
     #[test]

@@ -299,6 +299,7 @@ mod tests {
                 docker: serde_json::Map::new(),
                 shares: Vec::new(),
                 host_files: std::collections::BTreeMap::new(),
+                ca_certificates: Vec::new(),
             },
         }
     }

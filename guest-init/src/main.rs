@@ -9,11 +9,13 @@
 //! reported and the others go on, and whatever else happens ends in a power-off.
 
 mod async_fd;
+mod certificates;
 mod cgroups;
 mod clock;
 mod console;
 mod cpus;
 mod data_disk;
+mod dns;
 mod docker;
 mod etc_files;
 mod host_link;
@@ -23,6 +25,7 @@ mod network;
 mod published;
 mod reaper;
 mod replay;
+mod resolv_conf;
 mod rlimits;
 mod root;
 mod services;
@@ -32,6 +35,7 @@ mod status;
 mod sysctl;
 mod tool;
 
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,11 +51,13 @@ use tokio::sync::mpsc;
 use tokio_vsock::{VsockAddr, VsockStream};
 
 use crate::console::{error, notice, warning};
+use crate::dns::Upstream;
 use crate::docker::Docker;
 use crate::host_link::{Events, Hello, HostLink};
 use crate::published::{Ports, client_address, requests};
 use crate::reaper::Reaper;
 use crate::replay::Replay;
+use crate::resolv_conf::ResolvConf;
 use crate::root::Root;
 use crate::services::control;
 use crate::shares::Shares;
@@ -115,6 +121,8 @@ struct Machine {
     data_disk_mounted: Arc<AtomicBool>,
     shares: Arc<Shares>,
     published: Arc<Ports>,
+    resolv_conf: Arc<ResolvConf>,
+    names: Arc<Upstream>,
 }
 
 async fn serve(root: Root) -> anyhow::Result<()> {
@@ -131,6 +139,8 @@ async fn serve(root: Root) -> anyhow::Result<()> {
         shutdown,
         data_disk_mounted: Arc::default(),
         shares: Shares::new(root),
+        resolv_conf: ResolvConf::new(Path::new(etc_files::DIRECTORY)),
+        names: Upstream::new(),
     };
 
     // Before the hello: the host may call as soon as it has it.
@@ -170,6 +180,7 @@ impl Machine {
             docker: self.docker.clone(),
             data_disk_mounted: self.data_disk_mounted.clone(),
             shares: self.shares.clone(),
+            resolv_conf: self.resolv_conf.clone(),
             shutdown: self.shutdown.clone(),
         };
         tokio::spawn(services::accept("CONTROL", control, move |stream| {
@@ -186,6 +197,10 @@ impl Machine {
         tokio::spawn(services::accept("LOGS", logs, move |stream| {
             let docker = docker.clone();
             async move { services::logs::serve(stream, &docker).await }
+        }));
+        let names = self.names.clone();
+        tokio::spawn(services::accept("DNS", listen(ports::DNS)?, move |stream| {
+            dns::serve(stream, names.clone())
         }));
         let agent = Replay::new();
         tokio::spawn(services::accept("REPLAY", replay, move |stream| {
@@ -233,6 +248,7 @@ impl Machine {
     /// Makes this guest the machine that `config` describes.
     async fn set_up(&self, config: &MachineConfig) -> anyhow::Result<()> {
         etc_files::write_all(Path::new(etc_files::DIRECTORY), config)?;
+        self.resolv_conf.set_up(config.network.as_ref())?;
         if let Err(e) = etc_files::write_host_files(Path::new(HOST_FILES), &config.host_files) {
             self.warn(format!("containers cannot have the host's time zone: {e:#}"));
         }
@@ -250,6 +266,11 @@ impl Machine {
                     tokio::spawn(async move { machine.keep_clients().await });
                 }
                 Err(e) => self.warn(format!("the guest has no network: {e:#}")),
+            }
+            for &address in &network.dns {
+                if let Err(e) = self.serve_names(address).await {
+                    self.warn(format!("containers cannot resolve names: {e:#}"));
+                }
             }
         }
         let formatted = data_disk::set_up(&self.reaper).await?;
@@ -274,6 +295,11 @@ impl Machine {
                 "containers do not see the addresses of who connects to their published ports: {e:#}"
             )),
         }
+    }
+
+    async fn serve_names(&self, address: IpAddr) -> anyhow::Result<()> {
+        network::add_own_address(address)?;
+        dns::start(address, &self.names).await
     }
 
     /// Reports what the user should know and the machine can live with.

@@ -50,6 +50,9 @@ pub struct MachineConfig {
     /// [`crate::shares::HOST_FILES`] under this name.
     #[serde(default)]
     pub host_files: BTreeMap<String, Vec<u8>>,
+    /// Certificates that dockerd is to trust besides those of the image, each in PEM form.
+    #[serde(default)]
+    pub ca_certificates: Vec<String>,
 }
 
 /// A static address for `eth0`.

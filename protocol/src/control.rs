@@ -32,6 +32,11 @@ pub enum Request {
         /// How many.
         online: u32,
     },
+    /// Containers started from now on have these search domains. Answered by [`Reply::Done`].
+    SetSearch {
+        /// The domains, in order.
+        domains: Vec<String>,
+    },
     /// Stop containers and dockerd, sync and unmount, power off. Answered by [`Reply::Done`] before it begins.
     Shutdown {
         /// Seconds containers and dockerd get to end before they are killed.

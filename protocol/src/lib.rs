@@ -3,13 +3,14 @@
 //!
 //! Everything travels over virtio-vsock stream sockets. `docs/seams.md` lists who listens on which port. Control traffic
 //! is JSON in length-prefixed frames ([`frame`]): small, rare, and readable in a log. Bulk traffic is raw bytes (Docker
-//! API, logs) or a short header and bytes ([`exec`], [`forward`]).
+//! API, logs) or a short header and bytes ([`exec`], [`forward`], [`dns`]).
 //!
 //! Both ends treat the other as hostile: lengths are bounded before anything is allocated, unknown fields are ignored,
 //! unknown variants are errors.
 
 pub mod boot;
 pub mod control;
+pub mod dns;
 pub mod exec;
 pub mod forward;
 pub mod frame;

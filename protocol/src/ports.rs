@@ -21,3 +21,5 @@ pub const REPLAY: u32 = 1029;
 pub const PUBLISH: u32 = 1030;
 /// The guest listens: a frame that names a published port, then the pieces of one connection to it.
 pub const FORWARD: u32 = 1031;
+/// The guest listens: questions for names from the guest, and the host's answers.
+pub const DNS: u32 = 1032;

@@ -12,6 +12,7 @@ pub mod cases;
 pub mod docker;
 pub mod host_services;
 pub mod machine;
+pub mod name_server;
 pub mod namespace;
 pub mod options;
 pub mod processes;

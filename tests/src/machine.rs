@@ -173,6 +173,12 @@ impl Machine {
             "DOCKER_CONFIG",
             "DOCKER_BUILDKIT",
             "BERTH_MACHINE",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
         ] {
             program = program.without_env(foreign);
         }

@@ -28,7 +28,15 @@ impl Namespace {
     /// # Errors
     /// When the host does not allow it.
     pub fn without_network() -> Result<Namespace> {
-        Self::make(&["--mount", "--net"], "true")
+        Self::without_network_but("true")
+    }
+
+    /// Makes a network namespace as [`Namespace::without_network`] does, and runs `script` in it.
+    ///
+    /// # Errors
+    /// When the host does not allow it or the script fails.
+    pub fn without_network_but(script: &str) -> Result<Namespace> {
+        Self::make(&["--mount", "--net"], script)
     }
 
     fn make(kinds: &[&str], script: &str) -> Result<Namespace> {

@@ -5,6 +5,7 @@
 
 mod places;
 mod profiles;
+mod proxy;
 mod shares;
 mod template;
 mod values;
@@ -97,6 +98,8 @@ struct NetworkSection {
     enabled: Option<bool>,
     search: Option<Vec<String>>,
     published_address: Option<Address>,
+    proxy: Option<proxy::Proxy>,
+    ca_certificates: Option<Vec<AbsolutePath>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
@@ -326,12 +329,23 @@ impl Config {
             .unwrap_or(true)
     }
 
-    /// DNS search domains.
-    pub fn search_domains(&self) -> Vec<String> {
-        self.network
+    /// DNS search domains; none when they are the host's.
+    pub fn search_domains(&self) -> Option<Vec<String>> {
+        self.network.as_ref()?.search.clone()
+    }
+
+    /// The proxies that Docker uses; none when they are the host's.
+    pub fn proxies(&self) -> Option<crate::net::Proxies> {
+        Some(self.network.as_ref()?.proxy.as_ref()?.0.clone())
+    }
+
+    /// Files with certificates that Docker is to trust, besides the host's own.
+    pub fn ca_certificates(&self) -> Vec<PathBuf> {
+        let files = self
+            .network
             .as_ref()
-            .and_then(|network| network.search.clone())
-            .unwrap_or_default()
+            .and_then(|network| network.ca_certificates.as_ref());
+        files.into_iter().flatten().map(|path| path.0.clone()).collect()
     }
 
     /// The address of the host that published ports are bound to when the user names none; none for all.
@@ -492,6 +506,26 @@ mod tests {
         assert!(error("- cpus\n").contains("expected a set of `key: value` lines"));
         assert!(error("docker: 7\n").starts_with("/c.yaml:1:9: docker: invalid type: integer `7`"));
         assert!(error("cpus: 1\ncpus: 2\n").contains("duplicate"));
+    }
+
+    #[test]
+    fn proxies_are_none_or_named() {
+        let proxies = |text: &str| {
+            let text = format!("network:\n  proxy: {text}\n");
+            Config::parse(&text, Path::new("/c.yaml")).map(|config| config.proxies())
+        };
+        assert_eq!(Config::default().proxies(), None);
+        assert_eq!(proxies("none").unwrap(), Some(crate::net::Proxies::default()));
+        let named = proxies("{http: 'http://p:1', no_proxy: a}").unwrap().unwrap();
+        assert_eq!(named.http.as_deref(), Some("http://p:1"));
+        assert_eq!((named.https, named.no_proxy.as_deref()), (None, Some("a")));
+        assert_eq!(
+            error("network:\n  proxy: http://p:1\n"),
+            "/c.yaml:2:10: network.proxy: invalid value: string \"http://p:1\", expected `none`, or `http`, `https` and \
+             `no_proxy`"
+        );
+        assert!(error("network:\n  proxy: {http: 'gopher://p'}\n").contains("expected the URL of a proxy"));
+        assert!(error("network:\n  ca_certificates: [x.pem]\n").contains("expected an absolute path"));
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The configuration a first start writes: everything that can be set, commented out, with what holds on this host.
 
+use std::path::Path;
+
+use crate::dns::{RESOLV_CONF, ResolvConf};
 use crate::host::Host;
 use crate::profiles::builtin;
 
@@ -12,6 +15,9 @@ pub fn template(host: &Host) -> String {
     let max_memory = heavy.memory.unwrap_or(host.default_memory()).to_config();
     let home = crate::paths::home().unwrap_or_else(|| "/home/me".into());
     let home = home.display();
+    let search = ResolvConf::load(Path::new(RESOLV_CONF)).search;
+    // A list in JSON is one in YAML.
+    let search = serde_json::json!(search);
     format!(
         "\
 # berth's configuration. Everything here is optional; the values shown are what holds without them.
@@ -82,11 +88,18 @@ pub fn template(host: &Host) -> String {
 #network:
   # Whether containers can reach the network.
 #  enabled: true
-  # DNS search domains.
-#  search: []
   # Where published ports (`docker run -p 8080:80`) are reachable when the user names no address: 0.0.0.0 is from every
   # network of this host, 127.0.0.1 from this host only.
 #  published_address: 0.0.0.0
+  # DNS search domains of containers. Without this line they are this host's, also when these change.
+#  search: {search}
+  # The proxies that Docker pulls images through: those that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name where `berth start`
+  # is typed. `none`, or in their place for example:
+  #   {{http: 'http://proxy.example:3128', https: 'http://proxy.example:3128', no_proxy: .example}}
+#  proxy: none
+  # Files with certificates (PEM) of registries and proxies for Docker to trust, besides those that this host's
+  # administrator has added.
+#  ca_certificates: []
 
 #programs:
   # Where QEMU and passt are. Without these lines they are looked for in PATH.

@@ -29,6 +29,7 @@ const ENGINE: &str = "`auto`, `kvm` or `qemu`";
 const CONTEXT: &str = "a docker context name: letters, digits, '_', '.', '+' and '-', beginning with a letter or digit, and not \
                        `default`";
 const PATH: &str = "an absolute path";
+const PROXY: &str = "the URL of a proxy, such as http://proxy.example:3128";
 const SECONDS: &str = "a time with a unit, such as 90s or 5m, from 1s to 24h";
 const ADDRESS: &str = "an IP address, such as 127.0.0.1";
 const LOG_LEVEL: &str = "`error`, `warn`, `info`, `debug` or `trace`";
@@ -163,6 +164,8 @@ text_value!(Disk(Size), DISK, |text| disk(text).ok());
 text_value!(ContextName(String), CONTEXT, context_name);
 text_value!(AbsolutePath(PathBuf), PATH, |text| Some(PathBuf::from(text))
     .filter(|path| path.is_absolute()));
+text_value!(ProxyUrl(String), PROXY, |text| crate::net::is_proxy(text)
+    .then(|| text.to_owned()));
 text_value!(Seconds(Duration), SECONDS, duration);
 text_value!(Address(IpAddr), ADDRESS, |text| text.parse().ok());
 

@@ -14,10 +14,12 @@ use tokio::sync::{mpsc, watch};
 use super::MTU;
 use super::console::Console;
 use super::disk::{self, Prepared};
+use super::docker_settings;
 use super::guest_files::{self, GuestFiles};
 use super::handle::Handle;
 use super::link;
 use super::live::{Happening, Live};
+use super::names;
 use super::record::MachineRecord;
 use super::state::{Phase, Step};
 use super::supervisor::Surroundings;
@@ -152,7 +154,13 @@ pub(super) async fn bring_up(
     };
     // One call is all there is: what else in the guest connects here is refused from now on.
     drop(calls);
-    let link = link::greet(call, guest_config(machine, &around.config, shares)).await?;
+    let docker = docker_settings::settle(&around.config);
+    for warning in docker.warnings {
+        machine.warn(warning);
+    }
+    let config = guest_config(machine, &around.config, shares, docker.daemon);
+    let search = config.network.as_ref().map(|network| network.search.clone());
+    let link = link::greet(call, config).await?;
     tracing::info!(hello = ?link.hello, "the guest called");
     {
         let mut facts = machine.facts();
@@ -165,6 +173,11 @@ pub(super) async fn bring_up(
         live.set_ports(published::keep(published, dial, machine.states()));
     }
     live.set_events(link.events);
+    // Before Docker starts, whose containers may begin with names.
+    if let Some(search) = search {
+        live.set_clashes(docker_settings::watch(Arc::downgrade(machine), docker.bridge));
+        live.set_names(names::keep(machine, &around.config, search));
+    }
 
     machine.step(Step::Enter(Phase::Guest))?;
     wait_for_docker(machine, live).await?;
@@ -237,34 +250,29 @@ async fn start_passt(machine: &Handle, around: &Surroundings) -> Result<Passt> {
         .map_err(|error| Failure::wrap(Code::Unavailable, error))
 }
 
-fn guest_config(machine: &Handle, config: &Config, shares: Vec<ShareMount>) -> MachineConfig {
+fn guest_config(
+    machine: &Handle,
+    config: &Config,
+    shares: Vec<ShareMount>,
+    docker: serde_json::Map<String, serde_json::Value>,
+) -> MachineConfig {
+    let certificates = net::ca_certificates::collect(&config.ca_certificates());
+    for warning in certificates.warnings {
+        machine.warn(warning);
+    }
     MachineConfig {
         hostname: machine.name.hostname(),
         network: config.network().then(|| {
             let mut network = net::guest_network();
             network.mtu = MTU;
-            network.search = config.search_domains();
+            network.search = names::search_domains(config);
             network
         }),
-        docker: docker_settings(config),
+        docker,
         shares,
         host_files: time_zone::files(Path::new("/etc")),
+        ca_certificates: certificates.pem,
     }
-}
-
-/// dockerd's settings: the configuration's own, and what follows from the rest of it.
-fn docker_settings(config: &Config) -> serde_json::Map<String, serde_json::Value> {
-    let mut settings = config.docker_daemon();
-    if let Some(address) = config.published_address() {
-        // One for the default bridge, one for the networks that users make.
-        settings.entry("ip").or_insert_with(|| serde_json::json!(address));
-        if address.is_ipv4() {
-            settings.entry("default-network-opts").or_insert_with(
-                || serde_json::json!({"bridge": {"com.docker.network.bridge.host_binding_ipv4": address}}),
-            );
-        }
-    }
-    settings
 }
 
 async fn wait_for_docker(machine: &Handle, live: &mut Live) -> Result<(), StartError> {

@@ -86,6 +86,12 @@ impl Control {
         self.do_it("unmount a share", request, timeout).await
     }
 
+    /// Gives containers that are started from now on these search domains.
+    pub async fn set_search(&self, domains: Vec<String>, timeout: Duration) -> Result<(), ControlError> {
+        let request = Request::SetSearch { domains };
+        self.do_it("set its search domains", request, timeout).await
+    }
+
     async fn do_it(
         &self,
         what: &'static str,

@@ -111,6 +111,7 @@ mod tests {
             docker: serde_json::Map::new(),
             shares: Vec::new(),
             host_files: Default::default(),
+            ca_certificates: Vec::new(),
         }
     }
 

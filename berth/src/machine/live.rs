@@ -8,6 +8,8 @@ use protocol::boot::GuestEvent;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::docker_settings::ClashWatch;
+use super::names::NamesKeeper;
 use super::shares::AgentKeeper;
 use crate::docker::containers::ContainersKeeper;
 use crate::docker::proxy::ProxyError;
@@ -29,6 +31,8 @@ pub(super) struct Live {
     agent: Option<AgentKeeper>,
     ports: Option<PortsKeeper>,
     containers: Option<ContainersKeeper>,
+    names: Option<NamesKeeper>,
+    clashes: Option<ClashWatch>,
     proxy: Option<Proxy>,
 }
 
@@ -82,6 +86,14 @@ impl Live {
 
     pub(super) fn set_containers(&mut self, containers: ContainersKeeper) {
         self.containers = Some(containers);
+    }
+
+    pub(super) fn set_names(&mut self, names: Option<NamesKeeper>) {
+        self.names = names;
+    }
+
+    pub(super) fn set_clashes(&mut self, clashes: ClashWatch) {
+        self.clashes = Some(clashes);
     }
 
     pub(super) fn set_proxy(

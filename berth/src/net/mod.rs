@@ -5,24 +5,29 @@
 //! without a network therefore never keeps a machine from starting, and the network works as soon as it can.
 
 mod arguments;
+pub mod ca_certificates;
 mod frames;
 mod program;
+mod proxies;
 mod relay;
 mod routes;
 mod service;
+pub mod subnets;
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use protocol::boot::NetworkConfig;
 
 pub use program::{PasstProgram, find};
+pub use proxies::{Proxies, is_proxy};
+pub use routes::Routes;
 pub use service::{NetworkState, Passt, PasstConfig};
 
 /// The guest's address.
 pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 2);
 /// The gateway, which stands for the host's loopback.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 1);
-/// The name server, which stands for the host's.
+/// The name server, which is an address of the guest's own: its init answers there, with what the host says.
 pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 127, 3);
 /// The length of the network's prefix.
 pub const PREFIX: u8 = 24;

@@ -14,10 +14,14 @@ const GROUPS: u32 = 0x10 | 0x40;
 
 /// Tells of changes to the host's IPv4 addresses and routes.
 #[derive(Debug)]
-pub(super) struct Routes(AsyncFd<OwnedFd>);
+pub struct Routes(AsyncFd<OwnedFd>);
 
 impl Routes {
-    pub(super) fn watch() -> io::Result<Self> {
+    /// Begins to watch.
+    ///
+    /// # Errors
+    /// When the kernel does not let us.
+    pub fn watch() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // The default protocol of netlink is that of routes.
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
@@ -28,7 +32,10 @@ impl Routes {
     }
 
     /// Waits for a change since the last call.
-    pub(super) async fn changed(&self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// When the kernel tells no more.
+    pub async fn changed(&self) -> io::Result<()> {
         loop {
             let mut ready = self.0.readable().await?;
             let mut any = false;

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{self, PipeWriter};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ address = "/run/containerd/containerd.sock"
 /// How long it gets to stop once dockerd is gone: it has nothing left to do then.
 const STOP: Duration = Duration::from_secs(5);
 
-/// Writes the configuration and keeps containerd running until `stop` is set and the returned handle's
+/// Writes the configuration and keeps containerd, which trusts the certificates in `trust`, running until `stop` is set and the returned handle's
 /// [`Containerd::stop`] is called.
 ///
 /// # Errors
@@ -58,6 +58,7 @@ pub(super) fn start(
     reaper: Arc<Reaper>,
     output: PipeWriter,
     stop: watch::Receiver<Option<Duration>>,
+    trust: Option<PathBuf>,
 ) -> anyhow::Result<Containerd> {
     // The socket's directory is watched before containerd would make it.
     for file in [FILE, SOCKET] {
@@ -67,7 +68,8 @@ pub(super) fn start(
     fs::write(FILE, CONFIGURATION).with_context(|| format!("cannot write {FILE}"))?;
     let end = watch::Sender::new(false);
     let ended = watch::Sender::new(false);
-    tokio::spawn(keep_running(reaper, output, stop, end.subscribe(), ended.clone()));
+    let spawn = move || spawn(&reaper, &output, trust.as_deref());
+    tokio::spawn(keep_running(spawn, stop, end.subscribe(), ended.clone()));
     Ok(Containerd { end, ended })
 }
 
@@ -95,8 +97,7 @@ impl Containerd {
 }
 
 async fn keep_running(
-    reaper: Arc<Reaper>,
-    output: PipeWriter,
+    spawn: impl Fn() -> io::Result<Child> + Send,
     mut stop: watch::Receiver<Option<Duration>>,
     mut end: watch::Receiver<bool>,
     ended: watch::Sender<bool>,
@@ -106,7 +107,7 @@ async fn keep_running(
         let started = Instant::now();
         // A socket that was left behind would be taken for this one's.
         let _ = fs::remove_file(SOCKET);
-        let how = match spawn(&reaper, &output) {
+        let how = match spawn() {
             Ok(mut child) => {
                 let ended_by_itself = tokio::select! {
                     status = child.wait() => Some(status),
@@ -134,14 +135,14 @@ async fn keep_running(
     ended.send_replace(true);
 }
 
-fn spawn(reaper: &Arc<Reaper>, output: &PipeWriter) -> io::Result<Child> {
+fn spawn(reaper: &Arc<Reaper>, output: &PipeWriter, trust: Option<&Path>) -> io::Result<Child> {
     let mut command = Command::new("containerd");
     command
         .args(["--config", FILE, "--log-level", "warn"])
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output.try_clone()?);
-    super::as_service(&mut command);
+    super::as_service(&mut command, trust);
     let child = reaper.spawn(&mut command)?;
     notice!("containerd started, process {}", child.pid());
     Ok(child)

@@ -9,7 +9,7 @@ mod ready;
 
 use std::io::{self, PipeWriter};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::console::{error, notice, warning};
 use crate::host_link::Events;
 use crate::lock::lock;
 use crate::reaper::{Child, Reaper, describe};
-use crate::{data_disk, etc_files, tool};
+use crate::{certificates, data_disk, etc_files, tool};
 
 /// How long a dockerd may take to answer before the user is told that something is wrong.
 const SLOW: Duration = Duration::from_secs(120);
@@ -97,6 +97,7 @@ pub(crate) fn start(
 ) -> anyhow::Result<()> {
     let gateway = etc_files::host_gateway(config.network.as_ref());
     config::write(Path::new(config::FILE), gateway, &config.docker)?;
+    let trust = certificates::write(Path::new(etc_files::DIRECTORY), &config.ca_certificates)?;
     let (reader, output) = io::pipe().context("cannot make a pipe for dockerd's output")?;
     let position =
         log_file::start(reader).with_context(|| format!("cannot open dockerd's log {}", log_file::PATH))?;
@@ -108,12 +109,14 @@ pub(crate) fn start(
             .try_clone()
             .context("cannot copy the pipe for containerd's output")?,
         docker.stop.subscribe(),
+        trust.clone(),
     )?;
     let supervisor = Supervisor {
         docker,
         reaper,
         events,
         output,
+        trust,
         containerd,
         backoff: Backoff::default(),
     };
@@ -126,6 +129,7 @@ struct Supervisor {
     reaper: Arc<Reaper>,
     events: Events,
     output: PipeWriter,
+    trust: Option<PathBuf>,
     containerd: Containerd,
     backoff: Backoff,
 }
@@ -210,7 +214,7 @@ impl Supervisor {
             .stdin(Stdio::null())
             .stdout(self.output.try_clone()?)
             .stderr(self.output.try_clone()?);
-        as_service(&mut command);
+        as_service(&mut command, self.trust.as_deref());
         self.reaper.spawn(&mut command)
     }
 
@@ -245,12 +249,14 @@ impl Supervisor {
 }
 
 /// Gives a program the surroundings of a service: a clean environment, a session of its own, and a low rank with the
-/// out-of-memory killer.
-fn as_service(command: &mut Command) {
+/// out-of-memory killer. `trust` is a file with the certificates it trusts, when those of the image are not all.
+fn as_service(command: &mut Command, trust: Option<&Path>) {
+    let trust = trust.map(|file| (certificates::VARIABLE, file));
     command
         .env_clear()
         .env("PATH", tool::PATH)
         .env("HOME", "/root")
+        .envs(trust)
         .current_dir("/");
     // SAFETY: the closure runs between fork and exec and makes only system calls (setsid, open, write, close) on a
     // constant path and a constant value; it allocates nothing and takes no lock.

@@ -26,6 +26,17 @@ pub(crate) fn bring_up_loopback() -> anyhow::Result<()> {
         .context("cannot bring the loopback device up")
 }
 
+/// Gives the guest an address of its own that every container can reach, for services in the guest. May be called again
+/// with the same one.
+pub(crate) fn add_own_address(address: IpAddr) -> anyhow::Result<()> {
+    let index = index_of("lo")?;
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    let mut socket = Socket::open().context("cannot open a netlink socket")?;
+    socket
+        .request(&netlink::add_address(index, address, whole))
+        .with_context(|| format!("cannot take the address {address}"))
+}
+
 /// Gives `eth0` its addresses and routes. May be called again with the same configuration.
 pub(crate) fn configure(config: &NetworkConfig) -> anyhow::Result<()> {
     check(config)?;

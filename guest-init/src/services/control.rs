@@ -9,6 +9,7 @@ use protocol::frame::{self, FrameError};
 
 use super::Stream;
 use crate::docker::Docker;
+use crate::resolv_conf::ResolvConf;
 use crate::shares::Shares;
 use crate::shutdown::Shutdown;
 use crate::{clock, cpus, status};
@@ -22,6 +23,8 @@ pub(crate) struct Context {
     pub(crate) data_disk_mounted: Arc<AtomicBool>,
     /// The host's shares.
     pub(crate) shares: Arc<Shares>,
+    /// What containers resolve names with.
+    pub(crate) resolv_conf: Arc<ResolvConf>,
     /// The way to end the machine.
     pub(crate) shutdown: Shutdown,
 }
@@ -73,6 +76,7 @@ async fn answer(request: Request, context: &Context) -> Reply {
             },
         },
         Request::MountShare(share) => done(context.shares.mount(share).await),
+        Request::SetSearch { domains } => done(context.resolv_conf.set_search(domains)),
         Request::UnmountShare { id } => done(context.shares.unmount(id).await),
         Request::SetCpus { online } => done(cpus::set_online(online).await),
     }
@@ -104,6 +108,7 @@ mod tests {
             docker: Docker::new(),
             data_disk_mounted: Arc::default(),
             shares: Shares::new(Root::default()),
+            resolv_conf: ResolvConf::new(std::path::Path::new("/nowhere")),
             shutdown,
         };
         tokio::spawn(serve(guest, context));
@@ -154,6 +159,9 @@ mod tests {
         };
         assert!(message.contains("../x"), "{message}");
         let request = Request::UnmountShare { id: "s1".into() };
+        assert_eq!(ask(&mut host, &request).await, Reply::Done);
+        // Before the machine is set up, it is kept and written later.
+        let request = Request::SetSearch { domains: vec![] };
         assert_eq!(ask(&mut host, &request).await, Reply::Done);
     }
 

@@ -1,12 +1,14 @@
 //! What the fuzz targets of this crate run; only in tests and with the feature `testing`.
 //!
-//! The bodies are here ([`fuzz_frames`], [`fuzz_packets`]), so that the same code runs under cargo-fuzz for as long as one
+//! The bodies are here ([`fuzz_frames`], [`fuzz_packets`], [`fuzz_dns`]), so that the same code runs under cargo-fuzz for as long as one
 //! likes and under `cargo test` on some random inputs.
 
+mod dns;
 mod frames;
 mod packets;
 mod stream;
 
+pub use dns::fuzz_dns;
 pub use frames::fuzz_frames;
 pub use packets::fuzz_packets;
 
@@ -44,6 +46,26 @@ mod tests {
         #[test]
         fn no_bytes_break_the_frames(bytes in wire()) {
             fuzz_frames(&bytes);
+        }
+
+        #[test]
+        fn no_bytes_break_the_names(
+            piece: u8,
+            number: u32,
+            bits in 0u8..2,
+            labels in vec(vec(any::<u8>(), 1..5), 0..4),
+            rest in vec(any::<u8>(), 0..30),
+        ) {
+            let mut message = vec![0, 7, bits, 0, 0, 1, 0, 0, 0, 0, 0, bits];
+            for label in labels {
+                message.push(label.len() as u8);
+                message.extend(label);
+            }
+            message.push(0);
+            message.extend(rest);
+            fuzz_dns(&[&[piece], &message[..]].concat());
+            let stream = crate::dns::Numbered { number, message };
+            fuzz_dns(&[&[piece], &stream.encode().unwrap()[..]].concat());
         }
 
         #[test]

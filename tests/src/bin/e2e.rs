@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use berth_tests::options::{Options, Setup};
-use berth_tests::{cases, suite, watcher};
+use berth_tests::{cases, name_server, suite, watcher};
 use clap::Parser;
 
 #[derive(Parser)]
@@ -21,8 +21,14 @@ struct Cli {
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == watcher::ARGUMENT) {
+    let first = arguments.next().unwrap_or_default();
+    if first == watcher::ARGUMENT {
         return watch(&PathBuf::from(arguments.next().unwrap_or_default()));
+    }
+    if first == name_server::ARGUMENT {
+        let address = arguments.next().unwrap_or_default();
+        let file = PathBuf::from(arguments.next().unwrap_or_default());
+        return serve_names(&address.to_string_lossy(), &file);
     }
     let cli = Cli::parse();
     match Setup::find(cli.options) {
@@ -43,4 +49,16 @@ fn watch(root: &Path) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Is the name server of one of the cases.
+fn serve_names(address: &str, file: &Path) -> ExitCode {
+    let served = address
+        .parse()
+        .map_err(anyhow::Error::from)
+        .and_then(|address| name_server::serve(address, file));
+    if let Err(error) = served {
+        eprintln!("error: {error:#}");
+    }
+    ExitCode::from(2)
 }

@@ -15,6 +15,7 @@ mod compose;
 mod faults;
 mod images;
 mod lifecycle;
+mod names;
 mod network;
 mod ports;
 mod profiles;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Case> {
         streams::CASES,
         network::CASES,
         ports::CASES,
+        names::CASES,
         compose::CASES,
         volumes::CASES,
         shares::CASES[0],

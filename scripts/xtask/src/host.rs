@@ -69,10 +69,13 @@ pub(crate) const RUN: [Package; 2] = [required("qemu-system-x86"), required("pas
 pub(crate) const DEMO: [Package; 1] = [required("busybox-static")];
 
 /// What the end-to-end tests and the lab need beside a machine.
-pub(crate) const TEST: [Package; 7] = [
+pub(crate) const TEST: [Package; 9] = [
     required("busybox-static"),
     required("docker-registry"),
     required("mmdebstrap"),
+    // What fetches the programs that watch files.
+    for_program("npm", "npm"),
+    for_program("pip3", "python3-pip"),
     // What changes files while somebody watches.
     for_program("vim", "vim-tiny"),
     for_program("rsync", "rsync"),

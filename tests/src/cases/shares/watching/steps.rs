@@ -121,6 +121,26 @@ pub(super) const PROGRAMS: [Step; 44] = [
     step("rm -r of watched trees", &[], "rm -r here/tree here/pkg"),
 ];
 
+/// Names that come and go while a program asks for them all the time. Each once: what happens to one name again and again may be
+/// told as one.
+pub(super) const LOOKED_FOR: [Step; 3] = [
+    step(
+        "files that take the place",
+        &["here"],
+        "for i in $(seq 40); do echo $i > here/tmp$i; mv here/tmp$i here/f$i; done",
+    ),
+    step(
+        "files that are gone at once",
+        &[],
+        "for i in $(seq 40); do echo $i > here/gone$i; rm here/gone$i; done",
+    ),
+    step(
+        "directories that are gone at once",
+        &[],
+        "for i in $(seq 40); do mkdir here/dir$i; rmdir here/dir$i; done",
+    ),
+];
+
 /// Steps of a program that not every host has.
 pub(super) struct Group {
     pub(super) program: &'static str,

@@ -33,6 +33,9 @@ const LEFT_ALONE: Timespec = Timespec {
     tv_nsec: UTIME_OMIT as _,
 };
 
+/// How often the file server is asked for a name that is to be there.
+const TRIES: usize = 8;
+
 /// What the agent has of the machine it runs on.
 pub(super) trait System {
     /// Makes `number` known to the file server with every request of this thread from now on.
@@ -134,7 +137,7 @@ impl Agent {
         } else {
             AtFlags::empty()
         };
-        unlinkat(&parent, name.as_bytes(), flags)?;
+        sought(&parent, name, || unlinkat(&parent, name.as_bytes(), flags))?;
         if directory {
             self.directories.let_go_of_removed();
         }
@@ -154,7 +157,9 @@ impl Agent {
         } else {
             RenameFlags::empty()
         };
-        renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), flags)?;
+        sought(&from, name, || {
+            renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), flags)
+        })?;
         // An empty directory may have had the new name.
         self.directories.let_go_of_removed();
         Ok(())
@@ -177,7 +182,10 @@ impl Agent {
         // to be seen then, but the rest is.
         let opened = match name {
             _ if !open => None,
-            Some(name) => openat(&directory, name.as_bytes(), WRITE, Mode::empty()).ok(),
+            Some(name) => {
+                let open = || openat(&directory, name.as_bytes(), WRITE, Mode::empty());
+                sought(&directory, name, open).ok()
+            }
             None => self.system.open(parent, WRITE).ok(),
         };
         let set_times = |last_access| {
@@ -185,9 +193,11 @@ impl Agent {
                 last_access,
                 last_modification: SOME_TIME,
             };
-            match &opened {
-                Some(file) => futimens(file, &times),
-                None => utimensat(&directory, path, &times, flags),
+            let by_path = || utimensat(&directory, path, &times, flags);
+            match (&opened, name) {
+                (Some(file), _) => futimens(file, &times),
+                (None, Some(name)) => sought(&directory, name, by_path),
+                (None, None) => by_path(),
             }
         };
         let mut result = Ok(());
@@ -266,6 +276,24 @@ fn confirm(directory: &OwnedFd, name: &Name) -> Result<(), Errno> {
         Err(Errno::EXIST | Errno::PERM) => Ok(()),
         result => result,
     }
+}
+
+/// Does something to what is at a name.
+///
+/// A program that has asked for the name since it is gone from the host has left in Linux's cache that there is none. The file
+/// server has one for the agent, but is not asked: so it is, and again when such a program comes in between.
+fn sought<T>(
+    directory: &OwnedFd,
+    name: &Name,
+    mut act: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Errno> {
+    for _ in 0..TRIES {
+        match act() {
+            Err(Errno::NOENT) => confirm(directory, name)?,
+            result => return result,
+        }
+    }
+    act()
 }
 
 /// Has Linux ask the file server for an object's attributes, whatever it has in its cache.

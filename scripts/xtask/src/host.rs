@@ -13,17 +13,33 @@ pub(crate) struct Package {
     name: &'static str,
     /// Whether to go on without it where the distribution does not have it.
     optional: bool,
+    /// What it is wanted for, which the host may have from elsewhere.
+    program: Option<&'static str>,
 }
 
 const fn required(name: &'static str) -> Package {
     Package {
         name,
         optional: false,
+        program: None,
     }
 }
 
 const fn optional(name: &'static str) -> Package {
-    Package { name, optional: true }
+    Package {
+        name,
+        optional: true,
+        program: None,
+    }
+}
+
+/// Required where there is no such program.
+const fn for_program(program: &'static str, name: &'static str) -> Package {
+    Package {
+        name,
+        optional: false,
+        program: Some(program),
+    }
 }
 
 /// What building the kernel, the image and berth needs. A distribution without the kernel's source gets it from Debian's
@@ -53,12 +69,20 @@ pub(crate) const RUN: [Package; 2] = [required("qemu-system-x86"), required("pas
 pub(crate) const DEMO: [Package; 1] = [required("busybox-static")];
 
 /// What the end-to-end tests and the lab need beside a machine.
-pub(crate) const TEST: [Package; 4] = [
+pub(crate) const TEST: [Package; 10] = [
     required("busybox-static"),
     required("docker-registry"),
     required("mmdebstrap"),
     // Runs in containers and beside them: TCP and UDP with their details.
     required("socat"),
+    // What fetches the programs that watch files.
+    for_program("npm", "npm"),
+    for_program("pip3", "python3-pip"),
+    // What changes files while somebody watches.
+    for_program("vim", "vim-tiny"),
+    for_program("rsync", "rsync"),
+    for_program("unzip", "unzip"),
+    for_program("zip", "zip"),
 ];
 
 /// Installs those of the packages that are not installed, as root or through sudo. Silent when nothing is missing.
@@ -104,7 +128,9 @@ fn missing(packages: &[Package]) -> Result<Vec<Package>> {
     let mut missing: Vec<_> = packages
         .iter()
         .copied()
-        .filter(|package| !is_installed(&listed, package.name))
+        .filter(|package| {
+            !is_installed(&listed, package.name) && !package.program.is_some_and(command::on_path)
+        })
         .collect();
     missing.dedup();
     Ok(missing)

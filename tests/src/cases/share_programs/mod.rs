@@ -1,5 +1,5 @@
 //! What people run on directories of the host, run on one: PostgreSQL, git, an installation of packages, archives,
-//! sqlite, and the rules of POSIX that all of them stand on.
+//! sqlite, the rules of POSIX that all of them stand on, and programs that watch files.
 //!
 //! The programs are Debian's, in an image that `xtask test-image` makes. Each case has a half in containers and a
 //! half on the host, which looks at what the containers left.
@@ -11,6 +11,7 @@ mod postgresql;
 mod sqlite;
 mod together;
 mod trees;
+mod watching;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -34,6 +35,11 @@ use together::{
     containers_and_the_host_lock_each_other_out, containers_see_each_others_files_maps_and_sockets,
 };
 use trees::trees_are_copied_and_unpacked_unchanged;
+use watching::{
+    chokidar_is_told_of_edits_on_the_host, nodemon_restarts_on_edits_on_the_host,
+    vite_replaces_modules_edited_on_the_host, watchdog_is_told_of_edits_on_the_host,
+    watchfiles_is_told_of_edits_on_the_host, webpack_bundles_anew_on_edits_on_the_host,
+};
 
 cases!("share_programs":
     the_rules_of_posix_hold_for_root_and_for_a_plain_user,
@@ -45,12 +51,18 @@ cases!("share_programs":
     a_repository_made_on_the_host_needs_no_safe_directory,
     two_containers_write_one_sqlite_database,
     postgresql_keeps_its_data_when_stopped_and_when_killed,
+    watchdog_is_told_of_edits_on_the_host,
+    watchfiles_is_told_of_edits_on_the_host,
+    chokidar_is_told_of_edits_on_the_host,
+    nodemon_restarts_on_edits_on_the_host,
+    vite_replaces_modules_edited_on_the_host,
+    webpack_bundles_anew_on_edits_on_the_host,
 );
 
 /// Where containers have the directory.
 const TARGET: &str = "/x";
 /// The files that containers have under `/programs`.
-const PROGRAMS: [(&str, &str); 13] = [
+const PROGRAMS: [(&str, &str); 18] = [
     ("agent.py", include_str!("programs/agent.py")),
     ("entrypoint.sh", include_str!("programs/entrypoint.sh")),
     ("git.sh", include_str!("programs/git.sh")),
@@ -64,6 +76,14 @@ const PROGRAMS: [(&str, &str); 13] = [
     ("sqlite.py", include_str!("programs/sqlite.py")),
     ("tree.py", include_str!("programs/tree.py")),
     ("trees.sh", include_str!("programs/trees.sh")),
+    ("watch_chokidar.mjs", include_str!("programs/watch_chokidar.mjs")),
+    ("watch_vite.mjs", include_str!("programs/watch_vite.mjs")),
+    ("watch_watchdog.py", include_str!("programs/watch_watchdog.py")),
+    (
+        "watch_watchfiles.py",
+        include_str!("programs/watch_watchfiles.py"),
+    ),
+    ("watch_webpack.mjs", include_str!("programs/watch_webpack.mjs")),
 ];
 /// How long one of them may take: hundreds of processes, or thousands of files, on an emulated processor.
 const LIMIT: Duration = Duration::from_secs(900);

@@ -85,7 +85,7 @@ fn share(machine: &Machine, path: &Path) -> Result<Option<Value>> {
 }
 
 /// Waits until the machine is told of host changes at once. On a host whose kernel cannot tell, that is the verdict.
-fn told_of_changes(machine: &Machine) -> Result<Option<Verdict>> {
+pub(super) fn told_of_changes(machine: &Machine) -> Result<Option<Verdict>> {
     let uname = rustix::system::uname();
     let release = uname.release().to_string_lossy();
     if version(&release).with_context(|| format!("{release:?} is no version of Linux"))? < TELLING_KERNEL {

@@ -21,11 +21,13 @@ use crate::program::Program;
 use crate::suite::{Context, Verdict};
 use crate::watcher::{self, Event, Watcher};
 use sequence::{difference, normal};
-use steps::{BEFORE, ENVIRONMENT, GIT, NOT_IN_ENVIRONMENT, PROGRAMS, Step};
+use steps::{BEFORE, ENVIRONMENT, GIT, GROUPS, Group, LOOKED_FOR, NOT_IN_ENVIRONMENT, PROGRAMS, Step};
 
 cases!("shares":
     watchers_in_containers_are_told_what_watchers_on_the_host_are,
     watchers_in_containers_see_what_git_on_the_host_does,
+    watchers_in_containers_see_what_editors_copies_and_archives_do,
+    watchers_in_containers_are_told_also_while_programs_look_for_the_names,
     berth_events_and_status_tell_of_host_changes,
 );
 
@@ -116,13 +118,23 @@ fn shell(sh: Program, dir: &Path, script: &str) -> Program {
     sh
 }
 
+/// Whether this host has what the steps need.
+fn is_here(group: &Group) -> bool {
+    let any = |names: &&[&str]| names.iter().any(|name| on_path(name).is_some());
+    group.needs.iter().all(any)
+}
+
 /// Does all steps and compares what both sides are told of each.
-fn compare(context: &Context, steps: &[Step]) -> Result<Verdict> {
+fn compare<'a>(context: &Context, steps: impl IntoIterator<Item = &'a Step>) -> Result<Verdict> {
     let machine = context.machine()?;
     if let Some(verdict) = told_of_changes(&machine)? {
         return Ok(verdict);
     }
     let mut pair = Pair::new(context, &machine)?;
+    try_all(&mut pair, steps)
+}
+
+fn try_all<'a>(pair: &mut Pair, steps: impl IntoIterator<Item = &'a Step>) -> Result<Verdict> {
     let mut differences = String::new();
     for step in steps {
         let difference = pair.try_step(step).with_context(|| step.what)?;
@@ -133,7 +145,7 @@ fn compare(context: &Context, steps: &[Step]) -> Result<Verdict> {
     if !differences.is_empty() {
         bail!(
             "the host's watcher (-) and the container's (+) were told different things; {}\n{differences}",
-            machine.status()?["coherence"]
+            pair.machine.status()?["coherence"]
         );
     }
     Ok(Verdict::Passed)
@@ -148,6 +160,45 @@ fn watchers_in_containers_see_what_git_on_the_host_does(context: &Context) -> Re
         return Ok(Verdict::NotHere("this host has no git".to_owned()));
     }
     compare(context, &GIT)
+}
+
+fn watchers_in_containers_see_what_editors_copies_and_archives_do(context: &Context) -> Result<Verdict> {
+    let (here, missing): (Vec<_>, Vec<_>) = GROUPS.iter().partition(|group| is_here(group));
+    let missing: Vec<_> = missing.iter().map(|group| group.program).collect();
+    if here.is_empty() {
+        return Ok(Verdict::NotHere(format!(
+            "this host has no {}",
+            missing.join(", no ")
+        )));
+    }
+    if !missing.is_empty() {
+        eprintln!(
+            "left out, as this host does not have them: {}",
+            missing.join(", ")
+        );
+    }
+    compare(context, here.iter().flat_map(|group| group.steps))
+}
+
+/// What watches looks at what it is told of, and often finds it gone again. What the guest's kernel then knows, that there is no
+/// such name, must not be in the way of what is told next.
+fn watchers_in_containers_are_told_also_while_programs_look_for_the_names(
+    context: &Context,
+) -> Result<Verdict> {
+    let machine = context.machine()?;
+    if let Some(verdict) = told_of_changes(&machine)? {
+        return Ok(verdict);
+    }
+    let mut pair = Pair::new(context, &machine)?;
+    let script = "cd /x/here; while :; do \
+        for i in $(seq 40); do test -e tmp$i; test -e gone$i; test -e dir$i; done; done";
+    let _looking = Container::start(
+        &machine,
+        context.name("looking"),
+        &["-v", &bind(&pair.shared, TARGET)],
+        &["sh", "-c", script],
+    )?;
+    try_all(&mut pair, &LOOKED_FOR)
 }
 
 fn berth_events_and_status_tell_of_host_changes(context: &Context) -> Result<Verdict> {
@@ -269,9 +320,21 @@ mod tests {
     }
 
     #[test]
+    fn the_same_steps_with_names_that_are_looked_for_are_told_alike_on_the_host() {
+        are_told_alike(&LOOKED_FOR);
+    }
+
+    #[test]
     fn the_same_steps_of_git_are_told_alike_on_the_host() {
         if on_path("git").is_some() {
             are_told_alike(&GIT);
+        }
+    }
+
+    #[test]
+    fn the_same_steps_of_other_programs_are_told_alike_on_the_host() {
+        for group in GROUPS.iter().filter(|group| is_here(group)) {
+            are_told_alike(group.steps);
         }
     }
 }

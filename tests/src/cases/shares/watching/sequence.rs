@@ -76,8 +76,8 @@ pub(super) fn normal(events: &[Event]) -> Vec<String> {
     told.chain(ends).collect()
 }
 
-/// A path without what programs leave to chance in it: the end of the name of sed's temporary file, the process id in that
-/// of git's temporary index.
+/// A path without what programs leave to chance in it: the end of the names of sed's and rsync's temporary files, the process id
+/// in that of git's temporary index.
 fn without_chance(path: &str) -> String {
     let names = path.split('/').map(|name| {
         if let Some(rest) = name.strip_prefix("index.stash.") {
@@ -86,10 +86,12 @@ fn without_chance(path: &str) -> String {
                 rest.trim_start_matches(|c: char| c.is_ascii_digit())
             );
         }
-        match name.strip_prefix("sed") {
-            Some(rest) if rest.len() == 6 && rest.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
-                "sed*".to_owned()
-            }
+        let is_chance = |end: &str| end.len() == 6 && end.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if name.strip_prefix("sed").is_some_and(is_chance) {
+            return "sed*".to_owned();
+        }
+        match name.rsplit_once('.') {
+            Some((start, end)) if start.starts_with('.') && is_chance(end) => format!("{start}.*"),
             _ => name.to_owned(),
         }
     });
@@ -171,6 +173,8 @@ mod tests {
     fn names_left_to_chance_are_alike() {
         assert_eq!(without_chance("here/sedA1b2C3"), "here/sed*");
         assert_eq!(without_chance("here/sediment/"), "here/sediment/");
+        assert_eq!(without_chance("here/.file.a1B2c3"), "here/.file.*");
+        assert_eq!(without_chance("here/.file.swp"), "here/.file.swp");
         assert_eq!(without_chance("index.stash.123.lock"), "index.stash.*.lock");
         assert_eq!(without_chance("index.stash.4"), "index.stash.*");
     }

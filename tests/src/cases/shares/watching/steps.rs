@@ -13,6 +13,13 @@ const fn step(what: &'static str, watch: &'static [&'static str], script: &'stat
     Step { what, watch, script }
 }
 
+/// The start of a script's line with vim, which has no terminal, no settings of the user's and no memory.
+macro_rules! vim {
+    () => {
+        "$(command -v vim || command -v vim.tiny) -es -N -u NONE -i NONE -c 'set backupskip=' "
+    };
+}
+
 /// What is there before. Nobody looks into `aside`.
 pub(super) const BEFORE: &str = "mkdir here aside aside/dir; echo in > aside/in; echo in > aside/dir/file; mkdir -p pkg/sub; \
     echo a > pkg/a; echo b > pkg/b; echo c > pkg/sub/c; ln -s a pkg/link; tar cf pkg.tar pkg; rm -r pkg";
@@ -112,6 +119,163 @@ pub(super) const PROGRAMS: [Step; 44] = [
         "i=0; while [ $i -lt 300 ]; do rm here/many$i; i=$((i+1)); done",
     ),
     step("rm -r of watched trees", &[], "rm -r here/tree here/pkg"),
+];
+
+/// Names that come and go while a program asks for them all the time. Each once: what happens to one name again and again may be
+/// told as one.
+pub(super) const LOOKED_FOR: [Step; 3] = [
+    step(
+        "files that take the place",
+        &["here"],
+        "for i in $(seq 40); do echo $i > here/tmp$i; mv here/tmp$i here/f$i; done",
+    ),
+    step(
+        "files that are gone at once",
+        &[],
+        "for i in $(seq 40); do echo $i > here/gone$i; rm here/gone$i; done",
+    ),
+    step(
+        "directories that are gone at once",
+        &[],
+        "for i in $(seq 40); do mkdir here/dir$i; rmdir here/dir$i; done",
+    ),
+];
+
+/// Steps of a program that not every host has.
+pub(super) struct Group {
+    pub(super) program: &'static str,
+    /// What the steps need: one of each of these.
+    pub(super) needs: &'static [&'static [&'static str]],
+    pub(super) steps: &'static [Step],
+}
+
+/// What editors, copies and archives do on hosts that have them.
+pub(super) const GROUPS: [Group; 3] = [
+    Group {
+        program: "vim",
+        needs: &[&["vim", "vim.tiny"]],
+        steps: &VIM,
+    },
+    Group {
+        program: "rsync",
+        needs: &[&["rsync"]],
+        steps: &RSYNC,
+    },
+    Group {
+        program: "unzip",
+        needs: &[&["unzip"], &["zip"]],
+        steps: &UNZIP,
+    },
+];
+
+/// Saving by vim in each of its ways. It would make no backups of what is below /tmp, where machines under test are.
+const VIM: [Step; 7] = [
+    step(
+        "vim, a new file",
+        &["here"],
+        concat!(vim!(), "-c 'normal ihello' -c wq here/vim"),
+    ),
+    step(
+        "vim, as it comes",
+        &[],
+        concat!(vim!(), "-c 'normal Ahello' -c wq here/vim"),
+    ),
+    step(
+        "vim, without a backup",
+        &[],
+        concat!(
+            vim!(),
+            "-c 'set nobackup nowritebackup' -c 'normal Anobackup' -c wq here/vim"
+        ),
+    ),
+    step(
+        "vim, with a backup by renaming",
+        &[],
+        concat!(
+            vim!(),
+            "-c 'set backup backupcopy=no' -c 'normal Arenamed' -c wq here/vim"
+        ),
+    ),
+    step(
+        "vim, with a backup by copying",
+        &[],
+        concat!(
+            vim!(),
+            "-c 'set backup backupcopy=yes' -c 'normal Acopied' -c wq here/vim"
+        ),
+    ),
+    step(
+        "vim, two files and several saves",
+        &[],
+        concat!(
+            vim!(),
+            "-c 'normal Aone' -c w -c 'normal Atwo' -c w -c 'next' -c 'normal Athree' -c wq here/vim here/other-vim"
+        ),
+    ),
+    step(
+        "vim, without a swap file, of a read-only file",
+        &[],
+        concat!(
+            "chmod 400 here/vim; ",
+            vim!(),
+            "-n -c 'normal Aforced' -c wq! here/vim"
+        ),
+    ),
+];
+
+/// Copies of one directory, whose own times are left out: whether they differ after a copy is a matter of milliseconds. In one
+/// directory at a time: rsync is several processes, and what they do in several has no order.
+const RSYNC: [Step; 6] = [
+    step(
+        "rsync of a new directory",
+        &["here"],
+        "mkdir aside/from; for i in 1 2 3; do echo $i > aside/from/file$i; done; touch -d @1700000000 aside/from/*; \
+         rsync -aO aside/from/ here/to",
+    ),
+    step(
+        "rsync of a changed file",
+        &["here/to"],
+        "echo changed > aside/from/file2; rsync -aO aside/from/file2 here/to/",
+    ),
+    step(
+        "rsync into the same file",
+        &[],
+        "echo changed again > aside/from/file2; rsync -aO --inplace aside/from/file2 here/to/",
+    ),
+    step(
+        "rsync with a backup",
+        &[],
+        "echo and again > aside/from/file2; rsync -aO --backup aside/from/file2 here/to/",
+    ),
+    step(
+        "rsync of times and modes",
+        &[],
+        "chmod 640 aside/from/file1; touch -d @1600000000 aside/from/file1; rsync -aO aside/from/file1 here/to/",
+    ),
+    step(
+        "rsync that deletes",
+        &[],
+        "rm aside/from/file3; rsync -aO --delete aside/from/ here/to",
+    ),
+];
+
+const UNZIP: [Step; 3] = [
+    step(
+        "unzip",
+        &["here"],
+        "mkdir aside/zip aside/zip/sub; for i in 1 2 sub/3; do echo $i > aside/zip/$i; done; \
+         (cd aside/zip && zip -qr ../archive.zip .); unzip -q aside/archive.zip -d here/unzipped",
+    ),
+    step(
+        "unzip over what is there",
+        &["here/unzipped", "here/unzipped/sub"],
+        "unzip -qo aside/archive.zip -d here/unzipped",
+    ),
+    step(
+        "unzip of one file that is gone",
+        &[],
+        "rm here/unzipped/1; unzip -qo aside/archive.zip 1 -d here/unzipped",
+    ),
 ];
 
 /// What git does. Times are such that it need not wonder whether a file has changed since it looked.

@@ -1,8 +1,10 @@
 //! `xtask test-image`: the programs of the end-to-end tests on shares, as the root file system of a container image.
 //!
-//! What users run on a directory of the host is what has to work there: PostgreSQL, git, tar, sqlite (in python).
-//! They come from Debian's archive, unpacked like the guest image's packages, so that neither a registry nor root is
-//! needed.
+//! What users run on a directory of the host is what has to work there: PostgreSQL, git, tar, sqlite (in python), and
+//! what watches files. They come from Debian's archive, unpacked like the guest image's packages, so that neither a registry
+//! of images nor root is needed; those that watch come from where their users get them ([`watchers`]).
+
+mod watchers;
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -15,10 +17,11 @@ use serde_json::json;
 use crate::cache::{Cache, Existing};
 use crate::debian::{self, Archive};
 use crate::digest::Inputs;
-use crate::{Output, command, progress};
+use crate::{Output, command, paths, progress};
+use watchers::Watchers;
 
 /// Changed whenever the code here would make a different image from the same lists.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The archive in the product's directory.
 const ARCHIVE: &str = "rootfs.tar";
@@ -39,6 +42,8 @@ const PACKAGES: &[&str] = &[
     "git",
     "postgresql-17",
     "python3.13",
+    // What most programs that watch are written in.
+    "nodejs",
 ];
 
 /// Packages that come as dependencies and are not unpacked: PostgreSQL's compiler of queries, and perl, in which
@@ -77,6 +82,8 @@ const TRIM: &[&str] = &[
     "./usr/share/lintian",
     "./usr/share/locale",
     "./usr/share/man",
+    "./usr/share/nodejs/@types",
+    "./usr/share/nodejs/corepack",
     "./usr/share/postgresql/17/man",
     "./usr/share/zoneinfo/right",
 ];
@@ -125,6 +132,8 @@ fn make(cache: &Cache, existing: Existing) -> Result<PathBuf> {
         }
     }
     inputs.add("passwd", PASSWD).add("group", GROUP);
+    let watchers = Watchers::read(&paths::workspace_root()?)?;
+    watchers.add_to(&mut inputs);
     let hash = inputs.finish();
     let product = cache.product("testimage", &hash, existing, |staging| {
         progress::note(&format!(
@@ -139,6 +148,8 @@ fn make(cache: &Cache, existing: Existing) -> Result<PathBuf> {
         let trim: Vec<_> = TRIM.iter().map(|&pattern| pattern.to_owned()).collect();
         debian::extract_all(&files, root.path(), &trim, "test image: packages unpacked")?;
         finish(root.path())?;
+        let scratch = cache.scratch(&format!(".watchers-{hash}"))?;
+        watchers.install(root.path(), scratch.path())?;
         pack(root.path(), &staging.join(ARCHIVE))
     })?;
     Ok(product.dir.join(ARCHIVE))

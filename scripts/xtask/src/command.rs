@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::progress::note;
+
 /// How many lines of a failed program's output its error carries.
 const TAIL: usize = 25;
 
@@ -18,6 +20,29 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command
         .status()
         .with_context(|| format!("cannot run {}", show(command)))?;
+    check(command, status)
+}
+
+/// Runs a program beside others: every line it prints goes to stderr with `mark` in front.
+///
+/// # Errors
+/// When it cannot be started or does not succeed.
+pub(crate) fn run_beside(command: &mut Command, mark: &str) -> Result<()> {
+    let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
+    let errors = writer.try_clone().context("cannot duplicate a pipe")?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(errors)
+        .spawn()
+        .with_context(|| format!("cannot run {}", show(command)))?;
+    // The command holds our copies of the pipe's writing end; reading would never end with them open.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = line.context("cannot read a program's output")?;
+        note(&format!("{mark}{}", String::from_utf8_lossy(&line).trim_end()));
+    }
+    let status = child.wait().context("cannot wait for a program")?;
     check(command, status)
 }
 

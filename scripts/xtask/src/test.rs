@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
 use crate::progress::{Timings, note};
 use crate::{command, host, install, paths, test_image};
 
 /// A run in the lab that takes longer hangs.
-const IN_THE_LAB: Duration = Duration::from_secs(60 * 60);
+const IN_THE_LAB: Duration = Duration::from_secs(85 * 60);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -68,13 +69,45 @@ fn phases(args: &Args, timings: &mut Timings) -> Result<()> {
         install::install(&cache, &paths::data_dir()?, true)
     })?;
     let programs = timings.step("programs for the tests", || test_image::ensure(&cache))?;
-    timings.step("end to end, engine qemu", || {
-        end_to_end_on_qemu(&root, &programs, args.full)
-    })?;
-    timings.step("end to end, engine kvm, in the lab", || {
-        end_to_end_in_the_lab(&root, args.full.then_some(&programs))
-    })?;
-    Ok(())
+    timings.step("programs of both suites", || build_suites(&root))?;
+    timings.step("end to end, engine qemu, and engine kvm in the lab", || {
+        end_to_end(&root, &programs, args.full)
+    })
+}
+
+/// What the lab is given, and what runs here.
+fn build_suites(root: &Path) -> Result<()> {
+    let lab = "build --quiet --locked --release --package berth-tests --package berth --bins";
+    let here = "build --quiet --locked --package berth-tests --bins";
+    [lab, here]
+        .into_iter()
+        .try_for_each(|words| cargo(root, &words.split(' ').collect::<Vec<_>>()))
+}
+
+/// Both suites, side by side: the lab's machine has one CPU, so another one of the host's would have nothing to do.
+fn end_to_end(root: &Path, programs: &PathBuf, full: bool) -> Result<()> {
+    let in_the_lab = || end_to_end_in_the_lab(root, full.then_some(programs));
+    if thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
+        end_to_end_on_qemu(root, programs, full)?;
+        return in_the_lab();
+    }
+    thread::scope(|scope| {
+        let lab = scope.spawn(in_the_lab);
+        let here = end_to_end_on_qemu(root, programs, full);
+        if let Err(error) = &here {
+            // It is said again at the end, which is a while away.
+            note(&format!("engine qemu: {error:#}"));
+        }
+        let lab = lab
+            .join()
+            .unwrap_or_else(|_| bail!("the run in the lab panicked"));
+        match (here, lab) {
+            (Err(here), Err(lab)) => bail!("engine qemu: {here:#}\nengine kvm, in the lab: {lab:#}"),
+            (here, lab) => here
+                .context("engine qemu")
+                .and(lab.context("engine kvm, in the lab")),
+        }
+    })
 }
 
 /// All unit tests; with nextest where it is installed, because it runs the crates' tests side by side.
@@ -128,20 +161,6 @@ fn end_to_end_on_qemu(root: &Path, programs: &Path, full: bool) -> Result<()> {
 /// takes several times as long. Without `programs` it leaves out the cases that need them: a database in a machine in an
 /// emulated machine takes many minutes.
 fn end_to_end_in_the_lab(root: &Path, programs: Option<&PathBuf>) -> Result<()> {
-    cargo(
-        root,
-        &[
-            "build",
-            "--quiet",
-            "--locked",
-            "--release",
-            "--package",
-            "berth-tests",
-            "--package",
-            "berth",
-            "--bins",
-        ],
-    )?;
     let mut lab = this_program(root);
     lab.args(["lab", "run", "--timeout", &IN_THE_LAB.as_secs().to_string()]);
     if let Some(programs) = programs {
@@ -153,7 +172,7 @@ fn end_to_end_in_the_lab(root: &Path, programs: Option<&PathBuf>) -> Result<()> 
     if programs.is_some() {
         lab.args(["--programs", "/payload/programs.tar"]);
     }
-    command::run(&mut lab)
+    command::run_beside(&mut lab, "lab | ")
 }
 
 fn cargo(root: &Path, arguments: &[&str]) -> Result<()> {

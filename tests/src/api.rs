@@ -26,11 +26,34 @@ pub struct Answer {
 /// # Errors
 /// When nobody answers, or not in HTTP. An answer that says no is an answer.
 pub fn post(machine: &Machine, path: &str) -> Result<Answer> {
-    let what = || format!("POST {path}");
+    ask(machine, "POST", path, "")
+}
+
+/// `POST PATH` with a body.
+///
+/// # Errors
+/// As [`post`].
+pub fn post_json(machine: &Machine, path: &str, body: &serde_json::Value) -> Result<Answer> {
+    ask(machine, "POST", path, &body.to_string())
+}
+
+/// `GET PATH`.
+///
+/// # Errors
+/// As [`post`].
+pub fn get(machine: &Machine, path: &str) -> Result<Answer> {
+    ask(machine, "GET", path, "")
+}
+
+fn ask(machine: &Machine, method: &str, path: &str, body: &str) -> Result<Answer> {
+    let what = || format!("{method} {path}");
     let mut stream = UnixStream::connect(machine.api_socket()).with_context(what)?;
     stream.set_read_timeout(Some(ANSWER_LIMIT)).with_context(what)?;
-    let request =
-        format!("POST {path} HTTP/1.1\r\nHost: berth\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: berth\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: \
+         close\r\n\r\n{body}",
+        body.len()
+    );
     stream.write_all(request.as_bytes()).with_context(what)?;
     let mut text = String::new();
     stream.read_to_string(&mut text).with_context(what)?;

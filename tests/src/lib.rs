@@ -14,6 +14,7 @@ pub mod host_services;
 pub mod machine;
 pub mod name_server;
 pub mod namespace;
+pub mod openapi;
 pub mod options;
 pub mod processes;
 pub mod program;

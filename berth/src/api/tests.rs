@@ -281,3 +281,37 @@ async fn a_switch_is_told_kept_and_says_what_needs_a_restart() {
     }
     assert_eq!(told, Some((Some("mine".into()), 1, Size::from_gib(1))));
 }
+
+/// The description of the interface has what is served, and nothing else. The answers are held to it by the end-to-end tests.
+#[test]
+fn what_is_served_is_what_is_described() {
+    let described: serde_json::Value =
+        serde_yaml::from_str(include_str!("../../../docs/openapi.yaml")).unwrap();
+    let mut described: Vec<String> = described["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .flat_map(|(path, calls)| {
+            calls
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(move |call| format!("{call} {path}"))
+        })
+        .collect();
+    let mut served: Vec<String> = include_str!("server.rs")
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(".route(\""))
+        .flat_map(|route| {
+            let (path, calls) = route.split_once("\", ").unwrap();
+            ["get", "post", "delete", "put", "patch"]
+                .into_iter()
+                .filter(|call| calls.starts_with(&format!("{call}(")) || calls.contains(&format!(".{call}(")))
+                .map(move |call| format!("{call} {path}"))
+        })
+        .collect();
+    described.sort();
+    served.sort();
+    assert!(served.len() > 15, "{served:?}");
+    assert_eq!(served, described);
+}

@@ -11,6 +11,7 @@ macro_rules! cases {
     };
 }
 
+mod api;
 mod compose;
 mod faults;
 mod images;
@@ -37,6 +38,7 @@ pub fn all() -> Vec<Case> {
         network::CASES,
         ports::CASES,
         names::CASES,
+        api::CASES,
         compose::CASES,
         volumes::CASES,
         shares::CASES[0],

@@ -23,11 +23,18 @@ use crate::size::Size;
 const CPU_LIMIT: Duration = Duration::from_secs(30);
 /// When the balloon has not come nearer to what it is to hold for this long, it will not.
 const STANDSTILL: Duration = Duration::from_secs(10);
+/// What of the memory that it has left the guest keeps, however small it is to be. Linux goes on for ever to fill a balloon
+/// that it cannot fill, and throws out of memory all that its programs are about to run.
+const RESERVE: Size = Size::from_mib(64);
+/// How long the guest may take to tell how much it can spare.
+const STATUS_LIMIT: Duration = Duration::from_secs(10);
 /// How long a guest that hands over memory bit by bit is waited for.
 const MEMORY_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a change may take altogether, while the machine is not paused.
-pub const CHANGE_LIMIT: Duration = CPU_LIMIT.saturating_add(MEMORY_LIMIT);
+pub const CHANGE_LIMIT: Duration = CPU_LIMIT
+    .saturating_add(STATUS_LIMIT)
+    .saturating_add(MEMORY_LIMIT);
 
 /// Why the CPUs or the memory could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +45,9 @@ pub enum ResourceError {
     /// The guest did not.
     #[error("the number of CPUs could not be changed")]
     Cpus(#[source] ControlError),
+    /// It did not say what it can spare.
+    #[error("the memory could not be made less")]
+    Spare(#[source] ControlError),
     /// The balloon could not be told.
     #[error("the memory could not be changed")]
     Memory(#[source] EngineError),
@@ -118,8 +128,8 @@ impl Resources {
         match has > wanted {
             _ if !off => None,
             true => Some(format!(
-                "the machine has {has} of memory and not {wanted}: what runs in it needs more than that. It gives more back to \
-                 this host when it can"
+                "the machine has {has} of memory and not {wanted}: what runs in it needs that. Switch to the same profile again \
+                 when less runs in it"
             )),
             false => Some(format!(
                 "the machine has {has} of memory and not {wanted}: its kernel has not taken the rest yet"
@@ -151,11 +161,12 @@ impl Resources {
     ) -> Result<(), ResourceError> {
         let _one_at_a_time = self.changing.lock().await;
         let now = self.now();
+        let control = Control::new(dial);
         if now.cpus != self.max_cpus {
-            set_cpus(&Control::new(dial), now.cpus, states.clone()).await?;
+            set_cpus(&control, now.cpus, states.clone()).await?;
         }
         if self.to_hold(now.memory) != 0 {
-            self.set_memory(now.memory, states).await?;
+            self.set_memory(now.memory, &control, states).await?;
         }
         Ok(())
     }
@@ -176,11 +187,18 @@ impl Resources {
         let dial = dial
             .filter(|_| state == State::Running)
             .ok_or(ResourceError::NotRunning(state))?;
+        let control = Control::new(dial);
         let cpus = wanted.cpus.clamp(1, self.max_cpus);
         let memory = wanted.memory.min(self.max_memory);
+        // More memory comes first: a guest that has too little may not be able to do anything else.
+        let is_more = memory > self.memory();
+        if is_more {
+            self.set_memory(memory, &control, states.clone()).await?;
+            lock(&self.now).memory = memory;
+        }
         // Also when it is to have that number already: what somebody changed in the guest is put right.
         if self.max_cpus > 1 {
-            set_cpus(&Control::new(dial), cpus, states.clone()).await?;
+            set_cpus(&control, cpus, states.clone()).await?;
         }
         {
             let mut now = lock(&self.now);
@@ -188,19 +206,55 @@ impl Resources {
             now.memory = memory;
             now.profile = wanted.profile;
         }
-        self.set_memory(memory, states).await?;
+        if !is_more {
+            self.set_memory(memory, &control, states).await?;
+        }
         Ok(self.describe_shortfall())
     }
 
-    async fn set_memory(&self, memory: Size, states: watch::Receiver<State>) -> Result<(), ResourceError> {
+    /// Takes memory from the guest, as far as it can spare it, or gives it back.
+    async fn set_memory(
+        &self,
+        memory: Size,
+        control: &Control,
+        states: watch::Receiver<State>,
+    ) -> Result<(), ResourceError> {
         let Some(balloon) = lock(&self.balloon).clone() else {
             return Ok(());
         };
-        let target = self.to_hold(memory);
+        let wanted = self.to_hold(memory);
         // Before the target, so that nothing is missed.
         let actual = balloon.actual();
+        let holds = (*actual.borrow()).min(balloon::pages(self.max_memory));
+        let target = if wanted > holds {
+            wanted.min(holds.saturating_add(spare(control, states.clone()).await?))
+        } else {
+            wanted
+        };
         balloon.set_target(target).await.map_err(ResourceError::Memory)?;
-        arrival(target, actual, states).await
+        arrival(target, actual.clone(), states).await?;
+        // It needs more than it thought. What it has handed over stays, but for what it needs to live.
+        let holds = (*actual.borrow()).min(balloon::pages(self.max_memory));
+        if holds < target {
+            let target = holds.saturating_sub(balloon::pages(RESERVE));
+            balloon.set_target(target).await.map_err(ResourceError::Memory)?;
+        }
+        Ok(())
+    }
+}
+
+/// How many pages the guest can hand over and go on as before. Its word, which can only leave it with more.
+async fn spare(control: &Control, mut states: watch::Receiver<State>) -> Result<u32, ResourceError> {
+    loop {
+        unpaused(&mut states).await?;
+        tokio::select! {
+            status = control.status(STATUS_LIMIT) => {
+                let available = status.map_err(ResourceError::Spare)?.memory.available;
+                let spare = available.saturating_sub(RESERVE.bytes());
+                return Ok(balloon::pages(Size::from_bytes(spare)));
+            }
+            () = disturbed(&mut states) => {}
+        }
     }
 }
 
@@ -284,7 +338,7 @@ async fn approach(target: u32, actual: &mut watch::Receiver<u32>, limit: Duratio
 mod tests {
     use futures_util::FutureExt;
     use futures_util::future::BoxFuture;
-    use protocol::control::{Reply, Request};
+    use protocol::control::{DockerState, DockerStatus, GuestStatus, MemoryStatus, Reply, Request};
     use protocol::{frame, ports};
 
     use super::*;
@@ -331,8 +385,9 @@ mod tests {
         balloon
     }
 
-    /// A guest that writes down how many CPUs it is asked for, and answers when it is let.
-    fn guest(asked: Arc<Mutex<Vec<u32>>>, answers: watch::Receiver<bool>) -> GuestDial {
+    /// A guest that writes down how many CPUs it is asked for, and answers that when it is let; it says that it can spare all
+    /// of `available` MiB.
+    fn guest(asked: Arc<Mutex<Vec<u32>>>, answers: watch::Receiver<bool>, available: u64) -> GuestDial {
         GuestDial::new(move |port| {
             let (asked, mut answers) = (Arc::clone(&asked), answers.clone());
             async move {
@@ -341,18 +396,45 @@ mod tests {
                 guest.set_nonblocking(true)?;
                 let mut guest = tokio::net::UnixStream::from_std(guest)?;
                 tokio::spawn(async move {
-                    let Ok(Request::SetCpus { online }) = frame::read_async(&mut guest).await else {
-                        panic!("another request");
+                    let reply = match frame::read_async(&mut guest).await {
+                        Ok(Request::SetCpus { online }) => {
+                            lock(&asked).push(online);
+                            answers.wait_for(|answers| *answers).await.unwrap();
+                            Reply::Done
+                        }
+                        Ok(Request::Status) => Reply::Status(Box::new(status(available))),
+                        other => panic!("another request: {other:?}"),
                     };
-                    lock(&asked).push(online);
-                    answers.wait_for(|answers| *answers).await.unwrap();
                     // Whoever asked may have given up.
-                    let _ = frame::write_async(&mut guest, &Reply::Done).await;
+                    let _ = frame::write_async(&mut guest, &reply).await;
                 });
                 Ok(host)
             }
             .boxed()
         })
+    }
+
+    fn status(available: u64) -> GuestStatus {
+        GuestStatus {
+            kernel: String::new(),
+            uptime_ms: 1,
+            cpus: 1,
+            load: [0.0; 3],
+            memory: MemoryStatus {
+                total: 1 << 30,
+                available: available << 20,
+                free: 0,
+                cached: 0,
+            },
+            data_disk: None,
+            docker: DockerStatus {
+                state: DockerState::Ready,
+                version: None,
+                pid: None,
+                restarts: 0,
+            },
+            unix_time_ns: 1,
+        }
     }
 
     fn wanted(cpus: u8, memory: Size) -> Now {
@@ -371,7 +453,7 @@ mod tests {
         let asked = Arc::default();
         let (_answer, answers) = watch::channel(true);
         let (_state, states) = watch::channel(State::Running);
-        let dial = guest(Arc::clone(&asked), answers);
+        let dial = guest(Arc::clone(&asked), answers, 900);
         let change = |now| resources.change(now, Some(dial.clone()), states.clone());
         assert_eq!(change(wanted(3, Size::from_mib(768))).await.unwrap(), None);
         assert_eq!(resources.memory(), Size::from_mib(768));
@@ -388,7 +470,7 @@ mod tests {
         let balloon = with_balloon(&resources, Size::from_mib(100)).await;
         let (_state, states) = watch::channel(State::Running);
         let (_answer, answers) = watch::channel(true);
-        let dial = guest(Arc::default(), answers);
+        let dial = guest(Arc::default(), answers, 900);
         let since = Instant::now();
         let told = resources
             .change(wanted(1, Size::from_mib(256)), Some(dial), states)
@@ -396,13 +478,36 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!(since.elapsed(), STANDSTILL);
-        assert!(told.contains("has 924 MiB of memory and not 256 MiB"), "{told}");
+        // It is left some room, or it would go on trying.
+        assert!(told.contains("has 988 MiB of memory and not 256 MiB"), "{told}");
         assert_eq!(resources.shortfall(), Some(told));
         // What nobody can have handed over is everything, and no more.
         balloon.actual.send_replace(u32::MAX);
         assert_eq!(resources.memory(), Size::from_bytes(0));
         balloon.actual.send_replace(balloon::pages(Size::from_mib(768)));
         assert_eq!(resources.shortfall(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_taken_than_the_guest_can_spare() {
+        let resources = resources(1);
+        with_balloon(&resources, Size::from_gib(1)).await;
+        let (_state, states) = watch::channel(State::Running);
+        let (_answer, answers) = watch::channel(true);
+        let since = Instant::now();
+        let change = |memory, available| {
+            let dial = guest(Arc::default(), answers.clone(), available);
+            resources.change(wanted(1, memory), Some(dial), states.clone())
+        };
+        let told = change(Size::from_mib(256), 164).await.unwrap().unwrap();
+        assert!(told.contains("has 412 MiB of memory and not 256 MiB"), "{told}");
+        assert_eq!(since.elapsed(), Duration::ZERO, "nothing is waited for");
+        // It has less than it needs, as it says, and gets no less.
+        assert!(change(Size::from_mib(256), 3).await.unwrap().is_some());
+        assert_eq!(resources.memory(), Size::from_mib(412));
+        assert_eq!(change(Size::from_mib(256), u64::MAX >> 20).await.unwrap(), None);
+        // More is given without a question.
+        assert_eq!(change(Size::from_mib(999), 0).await.unwrap(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -446,7 +551,7 @@ mod tests {
         let asked: Arc<Mutex<Vec<u32>>> = Arc::default();
         let (answer, answers) = watch::channel(false);
         let (state, states) = watch::channel(State::Running);
-        let control = Control::new(guest(Arc::clone(&asked), answers));
+        let control = Control::new(guest(Arc::clone(&asked), answers, 900));
         let waiting = tokio::spawn(async move { set_cpus(&control, 2, states).await });
         while lock(&asked).is_empty() {
             tokio::task::yield_now().await;

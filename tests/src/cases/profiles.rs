@@ -211,6 +211,14 @@ fn a_running_machine_gets_less_and_more_and_containers_see_it_at_once(context: &
     let still_small = seen(&machine, &container)?;
     machine.berth(["profile", "use", "large"]).ok()?;
     let large_again = seen(&machine, &container)?;
+    // What programs need is not taken from them.
+    let fill = "mkdir -p /tmp/full && mount -t tmpfs -o size=500m full /tmp/full && head -c 400000000 /dev/zero > /tmp/full/x";
+    machine.in_guest(fill).ok()?;
+    let told_less = machine.berth(["profile", "use", "small"]).ok()?;
+    let squeezed = machine.status()?;
+    machine.in_guest("umount /tmp/full").ok()?;
+    machine.berth(["profile", "use", "small"]).ok()?;
+    let roomy = machine.status()?;
 
     same("CPUs at first", &large.cpus, &vec![2; 3])?;
     same("CPUs then", &small.cpus, &vec![1; 3])?;
@@ -226,6 +234,15 @@ fn a_running_machine_gets_less_and_more_and_containers_see_it_at_once(context: &
     );
     same("paused and resumed", &still_small, &small)?;
     same("back", &large_again, &large)?;
+    has("a machine that needs more", &told_less, "and not 512 MiB")?;
+    let given = squeezed["memory"]["given"].as_u64().context("memory given")?;
+    ensure!(
+        given > 512 * MIB && given <= 768 * MIB,
+        "the machine has {given} bytes of memory"
+    );
+    has("warnings", &squeezed["warnings"].to_string(), "and not 512 MiB")?;
+    same("memory then", &roomy["memory"]["given"], &json!(512 * MIB))?;
+    same("warnings then", &roomy["warnings"], &json!([]))?;
     paused.says(&["paused"])?;
     has("profile use", &told, "1 CPU and 512 MiB")?;
     for (pointer, expected) in [
@@ -269,6 +286,8 @@ fn a_running_machine_gets_less_and_more_and_containers_see_it_at_once(context: &
         &vec![
             json!({"event": "settings", "profile": "small", "cpus": 1, "memory": 512 * MIB}),
             json!({"event": "settings", "profile": "large", "cpus": 2, "memory": 768 * MIB}),
+            json!({"event": "settings", "profile": "small", "cpus": 1, "memory": 512 * MIB}),
+            json!({"event": "settings", "profile": "small", "cpus": 1, "memory": 512 * MIB}),
         ],
     )?;
     machine.delete()?;

@@ -36,17 +36,49 @@ pub trait Barrier: Send + Sync {
     fn reach(&self) -> BoxFuture<'static, Result<(), anyhow::Error>>;
 }
 
-/// `router`, and after its own routes those of the calls that wait for `barrier`.
+/// `router`, and after its own routes those of the calls that wait for `barrier`: until the guest knows all host changes.
 #[must_use]
 pub fn behind(router: Router, barrier: Arc<dyn Barrier>) -> Router {
-    let wait = Arc::new(Wait(barrier));
+    let wait = Arc::new(Wait {
+        barrier,
+        what: "host changes",
+        limit: LIMIT,
+    });
     CALLS.iter().fold(router, |router, call| {
         router.on(Method::POST, call, Arc::clone(&wait) as Arc<dyn Interceptor>)
     })
 }
 
+/// `router`, and after its own routes one for all calls, which wait until the guest's clock is right.
+#[must_use]
+pub fn behind_clock(router: Router, clock: Arc<dyn Barrier>) -> Router {
+    let wait = Arc::new(Wait {
+        barrier: clock,
+        what: "the guest's clock",
+        // A paused machine answers when it goes on. What comes after that has a limit of its own.
+        limit: Duration::MAX,
+    });
+    [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+    ]
+    .into_iter()
+    .fold(router, |router, method| {
+        router.on(method, "/{call..}", Arc::clone(&wait) as Arc<dyn Interceptor>)
+    })
+}
+
 /// Holds calls back.
-struct Wait(Arc<dyn Barrier>);
+struct Wait {
+    barrier: Arc<dyn Barrier>,
+    /// What for.
+    what: &'static str,
+    /// How long at most.
+    limit: Duration,
+}
 
 impl Interceptor for Wait {
     fn call<'a>(
@@ -57,17 +89,18 @@ impl Interceptor for Wait {
     ) -> BoxFuture<'a, Result<Response<ResponseBody>, ExchangeError>> {
         Box::pin(async move {
             let since = Instant::now();
-            match tokio::time::timeout(LIMIT, self.0.reach()).await {
+            let (what, limit) = (self.what, self.limit);
+            match tokio::time::timeout(limit, self.barrier.reach()).await {
                 Ok(Ok(())) => {
                     let path = request.uri().path();
-                    tracing::trace!(path, waited = ?since.elapsed(), "the guest knows all host changes");
+                    tracing::trace!(path, waited = ?since.elapsed(), "a Docker call need not wait for {what} any more");
                 }
                 Ok(Err(why)) => {
-                    tracing::debug!("a Docker call does not wait for host changes: {}", chain(&why));
+                    tracing::debug!("a Docker call does not wait for {what}: {}", chain(&why));
                 }
                 Err(_) => tracing::warn!(
                     path = request.uri().path(),
-                    "the guest was not told of all host changes within {LIMIT:?}; a Docker call goes on without"
+                    "a Docker call has waited {limit:?} for {what}, and goes on without"
                 ),
             }
             next.run(request).await

@@ -15,6 +15,7 @@ use super::MTU;
 use super::console::Console;
 use super::disk::{self, Prepared};
 use super::docker_settings;
+use super::guest_clock::GuestClock;
 use super::guest_files::{self, GuestFiles};
 use super::handle::Handle;
 use super::link;
@@ -351,6 +352,9 @@ async fn open_socket(machine: &Handle, live: &mut Live) -> Result<()> {
     // The sources first, which may take a while to find: what has changed meanwhile is waited for too.
     let router = binds::router(&machine.shares.sources());
     let router = barrier::behind(router, Arc::new(machine.shares.changes().clone()));
+    let clock = GuestClock::new(dial.clone(), machine.states());
+    live.set_clock(clock.clone());
+    let router = barrier::behind_clock(router, Arc::new(clock));
     live.set_proxy(
         path.clone(),
         stop,

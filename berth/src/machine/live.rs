@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::docker_settings::ClashWatch;
+use super::guest_clock::GuestClock;
 use super::names::NamesKeeper;
 use super::shares::AgentKeeper;
 use crate::docker::containers::ContainersKeeper;
@@ -33,6 +34,7 @@ pub(super) struct Live {
     containers: Option<ContainersKeeper>,
     names: Option<NamesKeeper>,
     clashes: Option<ClashWatch>,
+    clock: Option<GuestClock>,
     proxy: Option<Proxy>,
 }
 
@@ -94,6 +96,15 @@ impl Live {
 
     pub(super) fn set_clashes(&mut self, clashes: ClashWatch) {
         self.clashes = Some(clashes);
+    }
+
+    pub(super) fn set_clock(&mut self, clock: GuestClock) {
+        self.clock = Some(clock);
+    }
+
+    /// The guest's clock; none before Docker answers.
+    pub(super) fn clock(&self) -> Option<&GuestClock> {
+        self.clock.as_ref()
     }
 
     pub(super) fn set_proxy(

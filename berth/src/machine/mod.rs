@@ -11,6 +11,7 @@ pub mod disk;
 mod docker_settings;
 pub mod events;
 pub mod failure;
+mod guest_clock;
 pub mod guest_files;
 pub mod handle;
 pub mod link;

@@ -23,6 +23,7 @@ use super::settings::Chosen;
 use super::state::{Phase, State, Step};
 use super::take_down;
 use crate::config::Config;
+use crate::docker::barrier::Barrier as _;
 use crate::engine::EngineExit;
 use crate::exit::chain;
 use crate::logs::RotatingFile;
@@ -244,6 +245,10 @@ impl Supervisor {
             .state()
             .after(Step::Pause)
             .map_err(|error| error.to_string())?;
+        // Docker calls wait from now on. One that is already with the guest is answered by what its clock says then.
+        if let Some(clock) = live.clock() {
+            clock.spoil();
+        }
         live.engine()
             .ok_or("there is no machine")?
             .pause()
@@ -264,8 +269,13 @@ impl Supervisor {
             .await
             .map_err(|error| chain(&error.into()))?;
         self.step(Step::Resume);
-        // It may have stood still, and at any rate nobody has set it meanwhile.
-        self.set_clock(None);
+        // It stood still, and nobody has set it meanwhile. Docker calls wait for it, and so does who resumes.
+        if let Some(clock) = live.clock()
+            && let Err(error) = clock.reach().await
+        {
+            self.machine
+                .warn(format!("the guest's clock is not right yet: {}", chain(&error)));
+        }
         Ok(())
     }
 

@@ -1,14 +1,17 @@
 //! The machine's life as its user sees it: start, status, exec, shell, logs, stop.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::api;
 use crate::docker::{has, same};
 use crate::machine::Machine;
 use crate::namespace::Namespace;
 use crate::options::Engine;
+use crate::program::Program;
 use crate::suite::{Context, Verdict};
 use crate::terminal::Terminal;
 
@@ -24,6 +27,7 @@ cases!("lifecycle":
     two_starts_at_once_start_one_machine,
     a_host_without_a_network_starts_a_machine_all_the_same,
     several_cpus_come_up_and_work,
+    the_clock_is_right_when_a_paused_machine_answers_again,
     delete_leaves_nothing,
 );
 
@@ -305,4 +309,33 @@ fn started(machine: &Machine) -> Result<()> {
         .limit(Duration::from_secs(60))
         .ok()
         .map(drop)
+}
+
+fn the_clock_is_right_when_a_paused_machine_answers_again(context: &Context) -> Result<Verdict> {
+    /// Long enough to be told from a clock that is a second off by rounding.
+    const PAUSE: Duration = Duration::from_secs(5);
+    let machine = context.fault_machine()?;
+    let now = || -> Result<u64> { Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs()) };
+    let info = || machine.docker(["info", "--format", "{{.SystemTime}}"]);
+    let seconds = |text: String| -> Result<u64> {
+        let seconds = Program::new("date").args(["+%s", "-d"]).arg(text).ok()?;
+        seconds.parse().context("date printed no number")
+    };
+
+    // Whoever asks while it stands still is answered when it goes on, with the right time.
+    same("pause", &api::post(&machine, "/v1/pause")?.status, &204)?;
+    let waiting = info().spawn()?;
+    thread::sleep(PAUSE);
+    let before = now()?;
+    same("resume", &api::post(&machine, "/v1/resume")?.status, &204)?;
+    let inside = [seconds(info().ok()?)?, seconds(waiting.finish()?.ok()?)?];
+    let after = now()?;
+
+    for inside in inside {
+        ensure!(
+            (before - 1..=after + 1).contains(&inside),
+            "Docker's clock says {inside}, between {before} and {after} of the host's"
+        );
+    }
+    Ok(Verdict::Passed)
 }

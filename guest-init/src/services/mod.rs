@@ -27,9 +27,16 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static 
 
 impl<T: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static> Stream for T {}
 
+/// Connections of the host that wait to be taken. Linux refuses more, and the host opens one for each connection to a
+/// published port, which may come by the hundred.
+const BACKLOG: i32 = 4096;
+
 /// Begins to listen; connections queue from now on.
 pub(crate) fn listen(port: u32) -> io::Result<VsockListener> {
-    VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))
+    let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, port))?;
+    // It listens by now, for 128 of them. Listening once more changes that number and nothing else.
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener)
 }
 
 /// Serves every connection from the host in a task of its own, for ever. A connection's end is nobody else's business:

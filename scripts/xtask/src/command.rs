@@ -1,7 +1,7 @@
 //! Running other programs so that a failure says which, how, and the end of what it printed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader, PipeReader, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -23,14 +23,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     check(command, status)
 }
 
-/// Runs a program beside others: every line it prints goes to stderr with `mark` in front.
-///
-/// # Errors
-/// When it cannot be started or does not succeed.
-pub(crate) fn run_beside(command: &mut Command, mark: &str) -> Result<()> {
+/// Starts a program whose stdout and stderr are read here, as they come.
+fn spawn_piped(command: &mut Command) -> Result<(Child, BufReader<PipeReader>)> {
     let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
     let errors = writer.try_clone().context("cannot duplicate a pipe")?;
-    let mut child = command
+    let child = command
         .stdin(Stdio::null())
         .stdout(writer)
         .stderr(errors)
@@ -38,7 +35,16 @@ pub(crate) fn run_beside(command: &mut Command, mark: &str) -> Result<()> {
         .with_context(|| format!("cannot run {}", show(command)))?;
     // The command holds our copies of the pipe's writing end; reading would never end with them open.
     command.stdout(Stdio::null()).stderr(Stdio::null());
-    for line in BufReader::new(reader).split(b'\n') {
+    Ok((child, BufReader::new(reader)))
+}
+
+/// Runs a program beside others: every line it prints goes to stderr with `mark` in front.
+///
+/// # Errors
+/// When it cannot be started or does not succeed.
+pub(crate) fn run_beside(command: &mut Command, mark: &str) -> Result<()> {
+    let (mut child, reader) = spawn_piped(command)?;
+    for line in reader.split(b'\n') {
         let line = line.context("cannot read a program's output")?;
         note(&format!("{mark}{}", String::from_utf8_lossy(&line).trim_end()));
     }
@@ -100,18 +106,8 @@ pub(crate) fn logged(command: &mut Command, log: &Path, mut line: impl FnMut(&st
         .append(true)
         .open(log)
         .with_context(|| format!("cannot write the log {}", log.display()))?;
-    let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
-    let errors = writer.try_clone().context("cannot duplicate a pipe")?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(writer)
-        .stderr(errors)
-        .spawn()
-        .with_context(|| format!("cannot run {}", show(command)))?;
-    // The command holds our copies of the pipe's writing end; reading would never end with them open.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let (mut child, mut reader) = spawn_piped(command)?;
     let mut last = std::collections::VecDeque::with_capacity(TAIL);
-    let mut reader = BufReader::new(reader);
     let mut bytes = Vec::new();
     loop {
         bytes.clear();

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::machine::Machine;
 
@@ -27,6 +27,16 @@ pub struct Answer {
 /// When nobody answers, or not in HTTP. An answer that says no is an answer.
 pub fn post(machine: &Machine, path: &str) -> Result<Answer> {
     ask(machine, "POST", path, "")
+}
+
+/// Waits until the machine has been told of everything that was done on the host before.
+///
+/// # Errors
+/// When that is not so in the end; what [`post`] says.
+pub fn sync(machine: &Machine) -> Result<()> {
+    let answer = post(machine, "/v1/sync")?;
+    ensure!(answer.status == 200, "the barrier was not reached: {answer:?}");
+    Ok(())
 }
 
 /// `POST PATH` with a body.

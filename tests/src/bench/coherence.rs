@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::files::guest::{modules, small, trees};
 use super::{median, percentile};
-use crate::api::post;
+use crate::api::sync;
 use crate::base_image::{self, IMAGE};
 use crate::carried::carry;
 use crate::docker::Conversation;
@@ -120,21 +120,12 @@ fn measure(machine: &Arc<Machine>) -> Result<Report> {
 }
 
 fn changes(machine: &Machine, share: &Path, report: &mut Report) -> Result<()> {
-    let sync = || -> Result<()> {
-        let answer = post(machine, "/v1/sync")?;
-        ensure!(
-            answer.status == 200,
-            "the barrier was not reached: {}",
-            answer.body
-        );
-        Ok(())
-    };
     let timed = |work: &dyn Fn(usize) -> Result<()>| -> Result<Vec<Duration>> {
         (0..CHANGES)
             .map(|number| {
                 work(number)?;
                 let begin = Instant::now();
-                sync()?;
+                sync(machine)?;
                 Ok(begin.elapsed())
             })
             .collect()
@@ -155,13 +146,13 @@ fn changes(machine: &Machine, share: &Path, report: &mut Report) -> Result<()> {
     add("  99 of 100, ms", milliseconds(percentile(&changed, 99)));
     let many = share.join("many");
     std::fs::create_dir(&many).context("cannot make a directory")?;
-    sync()?;
+    sync(machine)?;
     let begin = Instant::now();
     // Fewer at a time than the host's kernel keeps events.
     for number in 0..MANY {
         std::fs::write(many.join(number.to_string()), "x").context("cannot write to the share")?;
     }
-    sync()?;
+    sync(machine)?;
     add(
         "files made and told of in a second",
         MANY as f64 / begin.elapsed().as_secs_f64(),

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::{bind, directory, sync, told_of_changes, write};
+use super::{bind, directory, told_of_changes, write};
+use crate::api::sync;
 use crate::base_image::IMAGE;
 use crate::docker::Container;
 use crate::program::Running;

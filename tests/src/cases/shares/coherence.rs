@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{bind, directory, sync, told_of_changes, write};
-use crate::api::post;
+use super::{bind, directory, told_of_changes, write};
+use crate::api::{post, sync};
 use crate::base_image::IMAGE;
 use crate::docker::{Container, Conversation, STATE_LIMIT, has, same};
 use crate::machine::Machine;

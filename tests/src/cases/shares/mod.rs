@@ -11,10 +11,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
 
-use crate::api::post;
 use crate::docker::{STATE_LIMIT, same};
 use crate::machine::Machine;
 use crate::processes::wait_until;
@@ -105,13 +104,6 @@ pub(super) fn told_of_changes(machine: &Machine) -> Result<Option<Verdict>> {
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// Waits until the machine has been told of everything the host has changed so far.
-fn sync(machine: &Machine) -> Result<()> {
-    let answer = post(machine, "/v1/sync")?;
-    ensure!(answer.status == 200, "the barrier: {answer:?}");
-    Ok(())
 }
 
 #[cfg(test)]

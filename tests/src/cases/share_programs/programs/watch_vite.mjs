@@ -1,7 +1,8 @@
 // Serves the working directory with vite, and is the browser that has its page open.
 //
 // Prints "ready", then what it is told by the server: "update PATH" for hot module replacement, or other messages by their kind.
-// A path on stdin is got, and answered by "got", the status, and the marks ("mark-…") in what is served there.
+// A path on stdin is got, and answered by "got", the status, and the marks ("mark-…") in what is served there, when the server
+// would tell of another edit: of those within DEAF_MS of one that it told of, chokidar drops all, on every host.
 import { once } from "node:events";
 import { createInterface } from "node:readline";
 import { createServer } from "vite";
@@ -10,6 +11,7 @@ import WebSocket from "ws";
 // By number: of a name with two addresses, both are tried, with little patience.
 const HOST = "127.0.0.1";
 const PORT = 5173;
+const DEAF_MS = 50;
 
 const server = await createServer({
     configFile: false,
@@ -24,6 +26,12 @@ await watching;
 if (server.watcher.options.usePolling) {
     throw new Error("vite polls");
 }
+
+// chokidar's timer of the same length began before, so it is over before.
+let hears = Promise.resolve();
+server.watcher.on("change", () => {
+    hears = new Promise((resolve) => setTimeout(resolve, DEAF_MS));
+});
 
 async function get(path) {
     const answer = await fetch(`http://${HOST}:${PORT}${path}`);
@@ -63,6 +71,9 @@ socket.on("message", (data) => {
 });
 for await (const path of createInterface({ input: process.stdin })) {
     const [status, text] = await get(path);
+    for (let heard; heard !== hears; await heard) {
+        heard = hears;
+    }
     console.log("got", status, ...(text.match(/mark-[a-z]+/g) ?? []));
 }
 process.exit();

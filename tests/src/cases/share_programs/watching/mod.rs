@@ -13,6 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 
 use super::Shared;
+use crate::api::sync;
 use crate::docker::Conversation;
 use crate::machine::Machine;
 use crate::suite::Context;
@@ -87,6 +88,8 @@ impl Watching {
     fn serves(&mut self, told: &str, path: &str, expected: &str) -> Result<()> {
         self.says(&[told])?;
         loop {
+            // The other half of the edit must not be news any more when the next edit is made: that may be dropped then.
+            sync(&self.machine)?;
             self.container.tell(path)?;
             let mut told_again = false;
             let answer = loop {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{bind, directory, outside, sync, told_of_changes, write};
+use super::{bind, directory, outside, told_of_changes, write};
+use crate::api::sync;
 use crate::base_image::IMAGE;
 use crate::carried::carry;
 use crate::docker::{Container, Conversation, STATE_LIMIT, same};

@@ -47,7 +47,7 @@ enum Other {
     /// Compares berth's file sharing with virtiofsd and ext4 in one emulated guest
     Files(FilesArgs),
     /// Measures what is cached of a share beside ext4, and how long changes of the host take to be in the guest
-    Coherence(MachineArgs),
+    Coherence(CoherenceArgs),
     /// Measures what published ports carry, beside Docker's own userland proxy
     Network(MachineArgs),
     /// Measures what switching profiles takes, and what of memory and disk goes back to the host
@@ -64,11 +64,21 @@ struct MachineArgs {
     output: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct CoherenceArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// A Debian root whose virtiofsd serves a directory to the same machine (engine qemu) [default: none is compared with]
+    #[arg(long, value_name = "DIR")]
+    tools: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [coherence::ARGUMENT] => {
+        [coherence::ARGUMENT, ref git @ ..] => {
             return end(coherence::serve(
+                git,
                 std::io::stdin().lock(),
                 std::io::stdout().lock(),
             ));
@@ -81,7 +91,10 @@ fn main() -> ExitCode {
     end(match &cli.other {
         None => run(&cli),
         Some(Other::Files(args)) => files(args),
-        Some(Other::Coherence(args)) => on_a_machine(args, coherence::run, coherence::Report::table),
+        Some(Other::Coherence(args)) => {
+            let run = |setup: &Setup| coherence::run(setup, args.tools.as_deref());
+            on_a_machine(&args.machine, run, coherence::Report::table)
+        }
         Some(Other::Network(args)) => on_a_machine(args, network::run, network::Report::table),
         Some(Other::Resources(args)) => on_a_machine(args, resources::run, resources::Report::table),
     })
@@ -99,7 +112,7 @@ fn end(result: Result<()>) -> ExitCode {
 
 fn on_a_machine<R: Serialize>(
     args: &MachineArgs,
-    run: fn(&Setup) -> Result<R>,
+    run: impl FnOnce(&Setup) -> Result<R>,
     table: fn(&R) -> String,
 ) -> Result<()> {
     let report = run(&Setup::find(args.options.clone())?)?;

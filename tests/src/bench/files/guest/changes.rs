@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 const CONTENT: &[u8] = &[b'x'; 100];
 
 /// Makes files with a few bytes in them.
-pub(super) fn create(dir: &Path, count: u32) -> Result<()> {
+pub(in crate::bench) fn create(dir: &Path, count: u32) -> Result<()> {
     for number in 0..count {
         let path = dir.join(format!("new-{number}"));
         File::create_new(&path)
@@ -22,7 +22,7 @@ pub(super) fn create(dir: &Path, count: u32) -> Result<()> {
 }
 
 /// Renames what [`create`] made.
-pub(super) fn rename(dir: &Path, count: u32) -> Result<()> {
+pub(in crate::bench) fn rename(dir: &Path, count: u32) -> Result<()> {
     for number in 0..count {
         let path = dir.join(format!("new-{number}"));
         fs::rename(&path, dir.join(format!("renamed-{number}")))
@@ -32,7 +32,7 @@ pub(super) fn rename(dir: &Path, count: u32) -> Result<()> {
 }
 
 /// Removes what [`rename`] left.
-pub(super) fn remove(dir: &Path, count: u32) -> Result<()> {
+pub(in crate::bench) fn remove(dir: &Path, count: u32) -> Result<()> {
     for number in 0..count {
         let path = dir.join(format!("renamed-{number}"));
         fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;

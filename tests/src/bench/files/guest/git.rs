@@ -1,12 +1,18 @@
 //! The real git, brought along from the host.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-fn git() -> Command {
-    let mut git = Command::new("git");
+/// How it is run where it is on the path.
+const ON_PATH: [&str; 1] = ["git"];
+
+fn git<W: AsRef<OsStr>>(words: &[W]) -> Command {
+    let mut words = words.iter();
+    let mut git = Command::new(words.next().map_or(OsStr::new("git"), AsRef::as_ref));
+    git.args(words);
     // Whoever owns the tree; and the index stays as it is, so that every run does the same.
     git.args(["-c", "safe.directory=*", "--no-optional-locks"])
         .env("HOME", "/tmp")
@@ -16,13 +22,18 @@ fn git() -> Command {
 
 /// Which git it is, if there is one.
 pub(super) fn version() -> Option<String> {
-    let output = git().arg("--version").output().ok()?;
+    let output = git(&ON_PATH).arg("--version").output().ok()?;
     Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
 }
 
 /// Asks git whether anything in a tree has changed, which must not be the case.
 pub(super) fn status(tree: &Path) -> Result<()> {
-    let output = git()
+    status_by(&ON_PATH, tree)
+}
+
+/// The same, with a git that these words run.
+pub(in crate::bench) fn status_by<W: AsRef<OsStr>>(words: &[W], tree: &Path) -> Result<()> {
+    let output = git(words)
         .args(["status", "--porcelain"])
         .current_dir(tree)
         .output()

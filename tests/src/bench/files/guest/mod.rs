@@ -2,8 +2,8 @@
 //!
 //! Every piece of work checks that it found what must be there, so that a server that loses files is not a fast one.
 
-mod changes;
-mod git;
+pub(in crate::bench) mod changes;
+pub(in crate::bench) mod git;
 mod large;
 pub(in crate::bench) mod modules;
 pub(in crate::bench) mod small;

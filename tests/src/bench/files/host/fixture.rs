@@ -96,7 +96,7 @@ impl Fixture {
 
 /// Puts a tree under git. Of a file's state only the time in seconds and the size count, which survive being copied to
 /// another file system.
-fn track(tree: &Path) -> Result<()> {
+pub(in crate::bench) fn track(tree: &Path) -> Result<()> {
     let git = |arguments: &[&str]| {
         Program::new("git")
             .args(["-c", "user.name=bench", "-c", "user.email=bench@example.invalid"])

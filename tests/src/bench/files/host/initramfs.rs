@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bench::files::guest;
 use crate::bench::files::plan::Plan;
+use crate::carried::libraries_of;
 use crate::options::on_path;
 use crate::program::Program;
 
@@ -55,9 +56,7 @@ impl Root {
     fn program(&self, name: &str) -> Result<()> {
         let program = on_path(name).with_context(|| format!("there is no {name}"))?;
         self.copy(&program, Path::new("bin").join(name))?;
-        let libraries = Program::new("ldd").arg(&program).run()?;
-        // It says of a static program that it is none of its own, and fails.
-        for library in libraries_in(&libraries.text()) {
+        for library in libraries_of(&program)? {
             self.copy(&library, &library)?;
         }
         Ok(())
@@ -95,35 +94,5 @@ impl Root {
             }
         }
         Ok(())
-    }
-}
-
-/// The absolute paths in what ldd says.
-fn libraries_in(ldd: &str) -> Vec<PathBuf> {
-    ldd.lines()
-        .filter_map(|line| {
-            let path = line.split_once("=>").map_or(line, |(_, path)| path);
-            path.split_whitespace().next()
-        })
-        .filter(|path| path.starts_with('/'))
-        .map(PathBuf::from)
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn libraries_and_the_loader_are_found_and_nothing_else() {
-        let ldd = "\tlinux-vdso.so.1 (0x00007ffd)\n\
-                   \tlibz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f19)\n\
-                   \tlibgone.so => not found\n\
-                   \t/lib64/ld-linux-x86-64.so.2 (0x00007f1a)\n";
-        assert_eq!(
-            libraries_in(ldd),
-            ["/lib/x86_64-linux-gnu/libz.so.1", "/lib64/ld-linux-x86-64.so.2"].map(PathBuf::from)
-        );
-        assert!(libraries_in("\tnot a dynamic executable\n").is_empty());
     }
 }

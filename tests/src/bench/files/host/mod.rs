@@ -1,11 +1,11 @@
 //! The host's half: trees, servers, the machine, the table.
 
-mod fixture;
+pub(in crate::bench) mod fixture;
 mod initramfs;
 mod machine;
 mod results;
-mod servers;
-mod tools;
+pub(in crate::bench) mod servers;
+pub(in crate::bench) mod tools;
 
 use std::env;
 use std::fs;

@@ -15,31 +15,35 @@ use crate::program::{Program, Running, end};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How to start one.
-pub(super) struct ServerOptions<'a> {
-    pub(super) contender: Contender,
-    pub(super) share: &'a Path,
-    pub(super) socket: PathBuf,
+pub(in crate::bench) struct ServerOptions<'a> {
+    pub(in crate::bench) contender: Contender,
+    pub(in crate::bench) share: &'a Path,
+    pub(in crate::bench) socket: PathBuf,
     /// Of each queue.
-    pub(super) threads: u16,
+    pub(in crate::bench) threads: u16,
     /// Request queues.
-    pub(super) queues: u16,
+    pub(in crate::bench) queues: u16,
     /// Further options.
-    pub(super) more: &'a [String],
+    pub(in crate::bench) more: &'a [String],
 }
 
 /// One that runs. It is killed when this is dropped.
-pub(super) struct Server {
-    pub(super) contender: Contender,
-    pub(super) socket: PathBuf,
-    pub(super) queues: u16,
+pub(in crate::bench) struct Server {
+    pub(in crate::bench) contender: Contender,
+    pub(in crate::bench) socket: PathBuf,
+    pub(in crate::bench) queues: u16,
     /// What it was started with, without paths.
-    pub(super) line: String,
+    pub(in crate::bench) line: String,
     running: Running,
 }
 
 impl Server {
     /// Starts one and waits until it listens.
-    pub(super) fn start(options: &ServerOptions<'_>, fileshare: &Path, tools: &Tools) -> Result<Server> {
+    pub(in crate::bench) fn start(
+        options: &ServerOptions<'_>,
+        fileshare: &Path,
+        tools: &Tools,
+    ) -> Result<Server> {
         let contender = options.contender;
         let threads = options.threads.to_string();
         let queues = options.queues.to_string();
@@ -86,14 +90,14 @@ impl Server {
     }
 
     /// The processor time it has taken so far.
-    pub(super) fn processor_time(&self) -> Result<Duration> {
+    pub(in crate::bench) fn processor_time(&self) -> Result<Duration> {
         let path = format!("/proc/{}/stat", self.running.pid());
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         processor_time(&text).with_context(|| format!("cannot understand {path}"))
     }
 
     /// What it has printed to stderr so far.
-    pub(super) fn said(&self) -> String {
+    pub(in crate::bench) fn said(&self) -> String {
         String::from_utf8_lossy(&self.running.stderr.bytes()).into_owned()
     }
 }

@@ -7,13 +7,13 @@ use anyhow::Result;
 use crate::program::Program;
 
 /// Where programs are taken from.
-pub(super) struct Tools {
+pub(in crate::bench) struct Tools {
     root: Option<PathBuf>,
 }
 
 impl Tools {
     /// Those of an unpacked Debian root, or else the host's.
-    pub(super) fn new(root: Option<PathBuf>) -> Tools {
+    pub(in crate::bench) fn new(root: Option<PathBuf>) -> Tools {
         Tools { root }
     }
 

@@ -14,6 +14,11 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// it takes the machine for a container and says so in `docker info`.
 const LEAF: &str = "init.scope";
 
+/// The tree's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(ROOT)
+}
+
 /// Sets the tree up. Failures are reported: a container without limits is better than no container.
 pub(crate) fn set_up() {
     if let Err(e) = enter_leaf(Path::new(ROOT)) {

@@ -22,6 +22,7 @@ mod host_link;
 mod lock;
 mod mounts;
 mod network;
+mod page_cache;
 mod published;
 mod reaper;
 mod replay;
@@ -277,6 +278,7 @@ impl Machine {
         self.data_disk_mounted.store(true, Ordering::Relaxed);
         notice!("data disk is mounted");
         self.events.send(GuestEvent::DataDiskReady { formatted });
+        tokio::spawn(page_cache::give_back());
         // Before dockerd, which starts containers that want them; after the data disk, whose `/root` a share may cover.
         self.shares.mount_all(&config.shares, &self.events).await;
         docker::start(

@@ -14,6 +14,7 @@ macro_rules! cases {
 mod api;
 mod compose;
 mod faults;
+mod giving_back;
 mod images;
 mod lifecycle;
 mod names;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Case> {
         api::CASES,
         compose::CASES,
         volumes::CASES,
+        giving_back::CASES,
         shares::CASES[0],
         shares::CASES[1],
         shares::CASES[2],

@@ -16,6 +16,11 @@ cases!("giving_back":
 
 const MIB: u64 = 1 << 20;
 
+/// Writes this many MiB; busybox's `head -c` does it byte by byte.
+fn write(from: &str, to: &str, mib: u64) -> String {
+    format!("dd if=/dev/{from} of={to} bs=1M count={mib} 2> /dev/null")
+}
+
 /// A number of `berth status --json`, in MiB.
 fn status(machine: &Machine, pointer: &str) -> Result<u64> {
     let status = machine.status()?;
@@ -61,8 +66,8 @@ fn page_cache_that_nobody_uses_goes_back(context: &Context) -> Result<Verdict> {
     let given = status(&machine, "/memory/given")?;
     // What may stay is a quarter.
     let written = given / 2;
-    let write = format!("head -c {} /dev/zero > /data/x; sync", written * MIB);
-    run_script(&machine, &["-v", &format!("{volume}:/data")], &write).ok()?;
+    let script = write("zero", "/data/x", written) + "; sync";
+    run_script(&machine, &["-v", &format!("{volume}:/data")], &script).ok()?;
     let full = status(&machine, "/memory/resident")?;
     ensure!(
         full >= written,
@@ -78,8 +83,8 @@ fn disk_of_a_removed_volume_goes_back(context: &Context) -> Result<Verdict> {
     const WRITTEN: u64 = 64;
     let machine = context.machine()?;
     let volume = context.name("written");
-    let write = format!("head -c {} /dev/urandom > /data/x; sync", WRITTEN * MIB);
-    run_script(&machine, &["-v", &format!("{volume}:/data")], &write).ok()?;
+    let script = write("urandom", "/data/x", WRITTEN) + "; sync";
+    run_script(&machine, &["-v", &format!("{volume}:/data")], &script).ok()?;
     let full = status(&machine, "/disk/allocated")?;
     ensure!(
         full >= WRITTEN,

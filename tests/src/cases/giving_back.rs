@@ -43,10 +43,7 @@ fn memory_that_a_container_used_goes_back(context: &Context) -> Result<Verdict> 
     let machine = context.machine()?;
     let name = context.name("burst");
     let shm = format!("--shm-size={}m", BURST + 16);
-    let fill = format!(
-        "head -c {} /dev/zero > /dev/shm/x; echo full; read x",
-        BURST * MIB
-    );
+    let fill = write("zero", "/dev/shm/x", BURST) + "; echo full; read x";
     let command = machine.docker([
         "run", "--rm", "-i", "--name", &name, &shm, IMAGE, "sh", "-c", &fill,
     ]);

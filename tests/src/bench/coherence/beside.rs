@@ -1,5 +1,5 @@
-//! virtiofsd, beside berth's own server in the same machine: QEMU is started with a device more, which the guest's Docker mounts
-//! as a volume.
+//! virtiofsd, beside berth's own server in the same machine: QEMU is started with its device as well, which the guest's Docker
+//! mounts as a volume.
 
 use std::env;
 use std::ffi::OsString;
@@ -74,11 +74,41 @@ impl Beside {
     }
 }
 
-/// Runs QEMU with one device more. Its arguments may be there to ask for its version only.
+/// Runs QEMU with this device in the place of the random number generator: a microvm has room for eight, and Linux gets on without.
 fn script(qemu: &Path, socket: &Path) -> String {
     format!(
-        "#!/bin/sh\nexec {} \"$@\" -chardev socket,id=beside,path={} \\\n    -device vhost-user-fs-device,chardev=beside,tag={TAG},queue-size=1024\n",
+        "#!/bin/sh\n\
+         for word; do\n\
+         \x20   shift\n\
+         \x20   if [ \"$word\" = virtio-rng-device ]; then\n\
+         \x20       set -- \"$@\" vhost-user-fs-device,chardev=beside,tag={TAG},queue-size=1024 \\\n\
+         \x20           -chardev socket,id=beside,path={}\n\
+         \x20   else\n\
+         \x20       set -- \"$@\" \"$word\"\n\
+         \x20   fi\n\
+         done\n\
+         exec {} \"$@\"\n",
+        socket.display(),
         qemu.display(),
-        socket.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::Program;
+
+    #[test]
+    fn one_word_is_another_and_the_others_are_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("script");
+        fs::write(&path, script(Path::new("printf '<%s>'"), Path::new("/socket"))).unwrap();
+        let said = |words: &[&str]| Program::new("sh").arg(&path).args(words).ok().unwrap();
+        assert_eq!(said(&["--version"]), "<--version>");
+        assert_eq!(
+            said(&["-a", "b  c", "-device", "virtio-rng-device", "-d", ""]),
+            "<-a><b  c><-device><vhost-user-fs-device,chardev=beside,tag=virtiofsd,queue-size=1024>\
+             <-chardev><socket,id=beside,path=/socket><-d><>"
+        );
+    }
 }

@@ -50,8 +50,8 @@ enum Other {
     Coherence(CoherenceArgs),
     /// Measures what published ports carry, beside Docker's own userland proxy
     Network(MachineArgs),
-    /// Measures what switching profiles takes, and what of memory and disk goes back to the host
-    Resources(MachineArgs),
+    /// Measures what an idle machine takes of the processors, what switching profiles takes, and what goes back to the host
+    Resources(ResourcesArgs),
 }
 
 /// For what is measured on one machine of berth's.
@@ -71,6 +71,15 @@ struct CoherenceArgs {
     /// A Debian root whose virtiofsd serves a directory to the same machine (engine qemu) [default: none is compared with]
     #[arg(long, value_name = "DIR")]
     tools: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct ResourcesArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// MiB of memory that a container fills; with more than the default, the guest has 1 GiB beyond it
+    #[arg(long, value_name = "MIB", default_value_t = resources::BURST, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    burst_mib: u64,
 }
 
 fn main() -> ExitCode {
@@ -96,7 +105,10 @@ fn main() -> ExitCode {
             on_a_machine(&args.machine, run, coherence::Report::table)
         }
         Some(Other::Network(args)) => on_a_machine(args, network::run, network::Report::table),
-        Some(Other::Resources(args)) => on_a_machine(args, resources::run, resources::Report::table),
+        Some(Other::Resources(args)) => {
+            let run = |setup: &Setup| resources::run(setup, args.burst_mib);
+            on_a_machine(&args.machine, run, resources::Report::table)
+        }
     })
 }
 

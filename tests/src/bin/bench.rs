@@ -13,6 +13,7 @@ use berth_tests::bench::machine;
 use berth_tests::bench::report::{Report, Row};
 use berth_tests::bench::{coherence, median, network, percentile, resources};
 use berth_tests::machine::Machine;
+use berth_tests::name_server;
 use berth_tests::options::{Options, Setup, on_path};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -48,7 +49,7 @@ enum Other {
     Files(FilesArgs),
     /// Measures what is cached of a share beside ext4, and how long changes of the host take to be in the guest
     Coherence(CoherenceArgs),
-    /// Measures what published ports carry, beside Docker's own userland proxy
+    /// Measures what published ports carry and how soon they are there, and names, beside Docker's own proxy and name server
     Network(MachineArgs),
     /// Measures what an idle machine takes of the processors, what switching profiles takes, and what goes back to the host
     Resources(ResourcesArgs),
@@ -93,6 +94,10 @@ fn main() -> ExitCode {
             ));
         }
         [network::SERVER] => return end(network::serve()),
+        [network::names::ASKER, ref asked @ ..] => {
+            return end(network::names::ask(asked, std::io::stdout().lock()));
+        }
+        [name_server::ARGUMENT, address, file] => return end(serve_names(address, file)),
         [network::CLIENT, address] => return end(network::client(address, std::io::stdout().lock())),
         _ => {}
     }
@@ -110,6 +115,14 @@ fn main() -> ExitCode {
             on_a_machine(&args.machine, run, resources::Report::table)
         }
     })
+}
+
+/// Is the name server of the host whose names are asked for.
+fn serve_names(address: &str, file: &str) -> Result<()> {
+    let address = address
+        .parse()
+        .with_context(|| format!("{address:?} is no address"))?;
+    name_server::serve(address, Path::new(file))
 }
 
 fn end(result: Result<()>) -> ExitCode {

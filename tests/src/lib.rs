@@ -16,6 +16,7 @@ pub mod name_server;
 pub mod namespace;
 pub mod openapi;
 pub mod options;
+pub mod own_host;
 pub mod processes;
 pub mod program;
 pub mod programs_image;

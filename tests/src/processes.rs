@@ -67,6 +67,67 @@ pub fn marked(mark: &str) -> Result<Vec<Process>> {
     Ok(found)
 }
 
+/// A process and everything that descends from it, each with its name, lowest id first. What another user may not look into is
+/// among them.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn family(pid: u32) -> Result<Vec<(u32, String)>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot list /proc")? {
+        let name = entry.context("cannot list /proc")?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // A process may end while it is looked at.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if let Some((name, parent)) = name_and_parent(&stat) {
+            all.push((pid, name, parent));
+        }
+    }
+    let mut family = vec![pid];
+    let mut known = 0;
+    while let Some(&parent) = family.get(known) {
+        family.extend(
+            all.iter()
+                .filter(|process| process.2 == parent)
+                .map(|process| process.0),
+        );
+        known += 1;
+    }
+    all.sort_by_key(|process| process.0);
+    let members = all.into_iter().filter(|process| family.contains(&process.0));
+    Ok(members.map(|(pid, name, _)| (pid, name)).collect())
+}
+
+/// From the text of `/proc/PID/stat` (proc(5)): the name in parentheses, and the second field after it.
+fn name_and_parent(stat: &str) -> Option<(String, u32)> {
+    let (name, fields) = stat.split_once('(')?.1.rsplit_once(") ")?;
+    Some((name.to_owned(), fields.split(' ').nth(1)?.parse().ok()?))
+}
+
+/// The processor time that a process has taken so far.
+///
+/// # Errors
+/// When it is gone.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    processor_time_in(&text).with_context(|| format!("cannot understand {path}"))
+}
+
+/// From the text of `/proc/PID/stat` (proc(5)): the sum of utime and stime, which are the 12th and 13th field after the
+/// name in parentheses.
+fn processor_time_in(stat: &str) -> Option<Duration> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    let total = ticks()? + ticks()?;
+    Some(Duration::from_secs_f64(
+        total as f64 / rustix::param::clock_ticks_per_second() as f64,
+    ))
+}
+
 impl Process {
     /// Kills it with SIGKILL and waits until it is gone.
     ///
@@ -163,6 +224,38 @@ mod tests {
         found[0].kill().unwrap();
 
         assert!(marked(&mark).unwrap().is_empty());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_name_with_parentheses_hides_no_field() {
+        let hz = rustix::param::clock_ticks_per_second();
+        let stat = format!("7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 {hz} {} 9 9 20 0", 2 * hz);
+        assert_eq!(processor_time_in(&stat), Some(Duration::from_secs(3)));
+        assert_eq!(processor_time_in("7 (a) S 1"), None);
+        assert_eq!(name_and_parent(&stat), Some(("a) b".to_owned(), 1)));
+        assert_eq!(name_and_parent("7"), None);
+    }
+
+    #[test]
+    fn a_family_has_the_children_of_children() {
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 1000 & wait"])
+            .spawn()
+            .unwrap();
+        let mut found = Vec::new();
+        wait_until("the child's child to run", Duration::from_secs(30), || {
+            found = family(child.id())?;
+            Ok(found.iter().any(|(_, name)| name == "sleep"))
+        })
+        .unwrap();
+
+        assert_eq!((found.len(), found[0].0), (2, child.id()), "{found:?}");
+        assert!(processor_time(child.id()).is_ok());
+        for (pid, _) in found {
+            let pid = Pid::from_raw(pid.cast_signed()).unwrap();
+            kill_process(pid, Signal::KILL).unwrap();
+        }
         child.wait().unwrap();
     }
 }

@@ -1,8 +1,8 @@
 //! Measurements: berth's hypervisor beside QEMU's microvm with the same kernel, initramfs and image, and what a machine's
 //! streams carry. Run it where KVM is real: `scripts/lab run -- bench`; with `--icount` for figures that repeat. File
 //! sharing is compared under QEMU's emulation, on any host: `scripts/bench-files`; what it costs to be told of the host's changes,
-//! on a machine of berth's: `bench coherence`; what published ports carry: `bench network`; what profiles take and what goes back
-//! to the host: `bench resources`.
+//! on a machine of berth's: `bench coherence`; what published ports carry, how soon they are there, and names: `bench network`; what an
+//! idle machine and profiles take, and what goes back to the host: `bench resources`.
 
 pub mod boot;
 pub mod coherence;

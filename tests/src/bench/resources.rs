@@ -1,5 +1,5 @@
-//! What switching profiles takes, and what of memory and disk goes back to the host: `bench resources`, on a machine of
-//! berth's, with either engine.
+//! What a machine takes of the host's processors when it is idle, what switching profiles takes, and what of memory and disk goes
+//! back to the host: `bench resources`, on a machine of berth's, with either engine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,28 +10,22 @@ use serde::Serialize;
 use super::median;
 use super::memory::resident;
 use crate::base_image::{self, IMAGE};
-use crate::docker::{Conversation, run_script};
+use crate::docker::{Container, Conversation, run_script};
 use crate::machine::{Machine, START_LIMIT};
 use crate::options::Setup;
+use crate::processes::{family, processor_time};
 
-/// Profiles that differ in one thing each.
-const CONFIG: &str = "\
-profiles:
-  all:
-    cpus: 2
-    memory: 1GiB
-  less-cpus:
-    cpus: 1
-    memory: 1GiB
-  less-memory:
-    cpus: 2
-    memory: 512MiB
-";
-const MEMORY: u64 = 1 << 30;
+/// What a container fills when nothing else is asked for, in MiB.
+pub const BURST: u64 = 384;
+/// The guest's memory with that much, in MiB. With more, it is so much beyond the burst.
+const MEMORY: u64 = 1024;
+/// The memory that it is switched to and from, in MiB.
+const LESS_MEMORY: u64 = 512;
 /// How often each switch is timed; the middle is reported.
 const ROUNDS: usize = 5;
-/// What a container fills, in MiB.
-const BURST: u64 = 384;
+/// How long an idle machine is left alone before it is looked at, for what follows its start, and how long then.
+const SETTLED: Duration = Duration::from_secs(20);
+const IDLE: Duration = Duration::from_secs(60);
 /// What is written to a volume and to an image, in MiB.
 const WRITTEN: u64 = 128;
 /// How long memory and disk get to go back to the host.
@@ -59,13 +53,29 @@ impl Report {
     }
 }
 
-/// Measures on a machine of its own.
+/// The guest's memory for a burst, both in MiB.
+fn memory_for(burst: u64) -> u64 {
+    if burst <= BURST { MEMORY } else { burst + MEMORY }
+}
+
+/// Profiles that differ in one thing each.
+fn config(memory: u64) -> String {
+    let profile = |name, cpus, memory| format!("  {name}:\n    cpus: {cpus}\n    memory: {memory}MiB\n");
+    format!(
+        "profiles:\n{}{}{}",
+        profile("all", 2, memory),
+        profile("less-cpus", 1, memory),
+        profile("less-memory", 2, LESS_MEMORY)
+    )
+}
+
+/// Measures on a machine of its own, in which a container fills `burst` MiB of memory.
 ///
 /// # Errors
 /// When the machine or what is done on it fails.
-pub fn run(setup: &Setup) -> Result<Report> {
+pub fn run(setup: &Setup, burst: u64) -> Result<Report> {
     let machine = Arc::new(Machine::new(setup)?);
-    machine.write_config(CONFIG)?;
+    machine.write_config(&config(memory_for(burst)))?;
     let engine = setup.options.engine.to_string();
     machine
         .berth(["start", "--engine", &engine, "--profile", "all"])
@@ -73,26 +83,52 @@ pub fn run(setup: &Setup) -> Result<Report> {
         .ok()?;
     base_image::import(&machine)?;
     let mut report = Report::default();
-    switches(&machine, &mut report)?;
-    memory(&machine, &mut report)?;
+    idle(&machine, "idle", &mut report)?;
+    let container = Container::idle(&machine, "idle".into(), &[])?;
+    idle(&machine, "idle, with a container that is", &mut report)?;
+    drop(container);
+    switches(&machine, memory_for(burst), &mut report)?;
+    memory(&machine, burst, &mut report)?;
     disk(&machine, &mut report)?;
     machine.stop()?;
     machine.delete()?;
     Ok(report)
 }
 
-fn switches(machine: &Machine, report: &mut Report) -> Result<()> {
+/// What each of the machine's processes takes of the host's processors in a while in which nobody asks anything.
+fn idle(machine: &Machine, what: &str, report: &mut Report) -> Result<()> {
+    std::thread::sleep(SETTLED);
+    let processes = family(machine.daemon()?.pid)?;
+    let times =
+        || -> Result<Vec<Duration>> { processes.iter().map(|(pid, _)| processor_time(*pid)).collect() };
+    let (begin, before) = (Instant::now(), times()?);
+    std::thread::sleep(IDLE);
+    let after = times()?;
+    let seconds = begin.elapsed().as_secs_f64();
+    report.add(format!("machine {what}: looked at for"), seconds, "s");
+    let mut total = 0.0;
+    for ((pid_and_name, before), after) in processes.iter().zip(before).zip(after) {
+        let taken = (after - before).as_secs_f64();
+        report.add(format!("  CPU time of {}", pid_and_name.1), taken * 1000.0, "ms");
+        total += taken;
+    }
+    report.add("  of all, of one CPU", total / seconds * 100.0, "%");
+    Ok(())
+}
+
+fn switches(machine: &Machine, memory: u64, report: &mut Report) -> Result<()> {
     let timed = |profile: &str| -> Result<Duration> {
         let begin = Instant::now();
         machine.berth(["profile", "use", profile]).ok()?;
         Ok(begin.elapsed())
     };
+    let amounts = |from, to| format!("{from} MiB of memory to {to}");
     for (profile, down, up) in [
-        ("less-cpus", "2 CPUs to 1", "1 CPU to 2"),
+        ("less-cpus", "2 CPUs to 1".into(), "1 CPU to 2".into()),
         (
             "less-memory",
-            "1 GiB of memory to 512 MiB",
-            "512 MiB of memory to 1 GiB",
+            amounts(memory, LESS_MEMORY),
+            amounts(LESS_MEMORY, memory),
         ),
     ] {
         let (mut downs, mut ups) = (Vec::new(), Vec::new());
@@ -113,27 +149,27 @@ fn switches(machine: &Machine, report: &mut Report) -> Result<()> {
 }
 
 /// A container fills memory and ends.
-fn memory(machine: &Arc<Machine>, report: &mut Report) -> Result<()> {
+fn memory(machine: &Arc<Machine>, burst: u64, report: &mut Report) -> Result<()> {
     let pid = machine.vmm()?.pid;
-    let guest = || Ok::<_, anyhow::Error>(mib(resident(pid, MEMORY)?.guest));
+    let guest = || Ok::<_, anyhow::Error>(mib(resident(pid, memory_for(burst) << 20)?.guest));
     report.add(
         "memory of the host's: before a burst in a container",
         guest()?,
         "MiB",
     );
-    let shm = format!("--shm-size={}m", BURST + 16);
+    let shm = format!("--shm-size={}m", burst + 16);
     let script = format!(
         "head -c {} /dev/zero > /dev/shm/x; echo full; read x",
-        BURST << 20
+        burst << 20
     );
     let command = machine.docker([
         "run", "--rm", "-i", "--name", "burst", &shm, IMAGE, "sh", "-c", &script,
     ]);
-    let mut burst = Conversation::start(machine, "burst".into(), command)?;
-    burst.answer()?;
-    report.add(format!("  {BURST} MiB in use"), guest()?, "MiB");
-    burst.tell("enough")?;
-    drop(burst);
+    let mut container = Conversation::start(machine, "burst".into(), command)?;
+    container.answer()?;
+    report.add(format!("  {burst} MiB in use"), guest()?, "MiB");
+    container.tell("enough")?;
+    drop(container);
     let (least, after) = least_of(guest)?;
     report.add("  at least, in the minute after", least, "MiB");
     report.add("    which took", after.as_secs_f64(), "s");

@@ -13,6 +13,7 @@ use berth_tests::bench::machine;
 use berth_tests::bench::report::{Report, Row};
 use berth_tests::bench::{coherence, median, network, percentile, resources};
 use berth_tests::machine::Machine;
+use berth_tests::name_server;
 use berth_tests::options::{Options, Setup, on_path};
 use clap::{Parser, Subcommand};
 use serde::Serialize;
@@ -48,10 +49,10 @@ enum Other {
     Files(FilesArgs),
     /// Measures what is cached of a share beside ext4, and how long changes of the host take to be in the guest
     Coherence(CoherenceArgs),
-    /// Measures what published ports carry, beside Docker's own userland proxy
+    /// Measures what published ports carry and how soon they are there, and names, beside Docker's own proxy and name server
     Network(MachineArgs),
-    /// Measures what switching profiles takes, and what of memory and disk goes back to the host
-    Resources(MachineArgs),
+    /// Measures what an idle machine takes of the processors, what switching profiles takes, and what goes back to the host
+    Resources(ResourcesArgs),
 }
 
 /// For what is measured on one machine of berth's.
@@ -73,6 +74,15 @@ struct CoherenceArgs {
     tools: Option<PathBuf>,
 }
 
+#[derive(clap::Args)]
+struct ResourcesArgs {
+    #[command(flatten)]
+    machine: MachineArgs,
+    /// MiB of memory that a container fills; with more than the default, the guest has 1 GiB beyond it
+    #[arg(long, value_name = "MIB", default_value_t = resources::BURST, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    burst_mib: u64,
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -84,6 +94,10 @@ fn main() -> ExitCode {
             ));
         }
         [network::SERVER] => return end(network::serve()),
+        [network::names::ASKER, ref asked @ ..] => {
+            return end(network::names::ask(asked, std::io::stdout().lock()));
+        }
+        [name_server::ARGUMENT, address, file] => return end(serve_names(address, file)),
         [network::CLIENT, address] => return end(network::client(address, std::io::stdout().lock())),
         _ => {}
     }
@@ -96,8 +110,19 @@ fn main() -> ExitCode {
             on_a_machine(&args.machine, run, coherence::Report::table)
         }
         Some(Other::Network(args)) => on_a_machine(args, network::run, network::Report::table),
-        Some(Other::Resources(args)) => on_a_machine(args, resources::run, resources::Report::table),
+        Some(Other::Resources(args)) => {
+            let run = |setup: &Setup| resources::run(setup, args.burst_mib);
+            on_a_machine(&args.machine, run, resources::Report::table)
+        }
     })
+}
+
+/// Is the name server of the host whose names are asked for.
+fn serve_names(address: &str, file: &str) -> Result<()> {
+    let address = address
+        .parse()
+        .with_context(|| format!("{address:?} is no address"))?;
+    name_server::serve(address, Path::new(file))
 }
 
 fn end(result: Result<()>) -> ExitCode {

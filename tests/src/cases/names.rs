@@ -2,18 +2,16 @@
 //! networks may be.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tempfile::TempDir;
 
 use crate::base_image::{self, IMAGE};
 use crate::docker::{Container, has, run_script, same};
 use crate::host_services::{HttpProxy, HttpServer, Registry};
-use crate::name_server::NameServer;
 use crate::namespace::Namespace;
+use crate::own_host::Host;
 use crate::processes::wait_until;
 use crate::program::Program;
 use crate::suite::{Context, Verdict};
@@ -66,37 +64,6 @@ fn the_host_has_names_in_containers_and_in_builds(context: &Context) -> Result<V
     machine.docker(["image", "rm", &tag]).ok()?;
     machine.docker(["network", "rm", &network]).ok()?;
     Ok(Verdict::Passed)
-}
-
-/// A host of the test's own: `/etc` is its own copy, and it has no network to begin with, not even a loopback.
-struct Host {
-    space: Namespace,
-    dir: TempDir,
-}
-
-impl Host {
-    fn new() -> Result<Host> {
-        let dir = tempfile::tempdir().context("cannot make a directory")?;
-        // Some of it is for root only.
-        let space = Namespace::without_network_but(&format!(
-            "cp -a /etc {0}/etc 2>/dev/null || true\nrm -f {0}/etc/resolv.conf {0}/etc/hosts\nmount --bind {0}/etc /etc\n",
-            dir.path().display()
-        ))?;
-        Ok(Host { space, dir })
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join("etc").join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<()> {
-        fs::write(self.file(name), text).with_context(|| format!("cannot write the host's {name}"))
-    }
-
-    fn name_server(&self, address: &str, names: &str) -> Result<NameServer> {
-        let file = self.dir.path().join(address);
-        NameServer::start(&self.space.prefix(), address, file, names)
-    }
 }
 
 /// The same question as bytes on a connection, and how many come back. busybox has nothing that asks over TCP.

@@ -1,14 +1,14 @@
 //! The servers, each with a directory and a socket of its own.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::tools::Tools;
 use crate::bench::files::plan::Contender;
+use crate::processes::processor_time;
 use crate::program::{Program, Running, end};
 
 /// How long a server may take until it listens.
@@ -91,9 +91,7 @@ impl Server {
 
     /// The processor time it has taken so far.
     pub(in crate::bench) fn processor_time(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.running.pid());
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        processor_time(&text).with_context(|| format!("cannot understand {path}"))
+        processor_time(self.running.pid())
     }
 
     /// What it has printed to stderr so far.
@@ -102,31 +100,6 @@ impl Server {
     }
 }
 
-/// From the text of `/proc/PID/stat` (proc(5)): the sum of utime and stime, which are the 12th and 13th field after the
-/// name in parentheses.
-fn processor_time(stat: &str) -> Option<Duration> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    let total = ticks()? + ticks()?;
-    Some(Duration::from_secs_f64(
-        total as f64 / rustix::param::clock_ticks_per_second() as f64,
-    ))
-}
-
 fn virtiofsd(tools: &Tools) -> Program {
     tools.program("usr/libexec/virtiofsd")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_with_parentheses_hides_no_field() {
-        let hz = rustix::param::clock_ticks_per_second();
-        let stat = format!("7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 {hz} {} 9 9 20 0", 2 * hz);
-        assert_eq!(processor_time(&stat), Some(Duration::from_secs(3)));
-        assert_eq!(processor_time("7 (a) S 1"), None);
-    }
 }

@@ -1,7 +1,11 @@
-//! What published ports carry: `bench network`. A server in a container is reached from the host through berth's published
-//! port, and from the guest through Docker's own userland proxy, which is what the same container would have on a host of its
-//! own. The client on the host runs at the host's speed and the one in the guest at the guest's, so under emulation the second
-//! figure has a slower client.
+//! What published ports carry and how soon they are there, and how many names a container resolves: `bench network`.
+//!
+//! A server in a container is reached from the host through berth's published port, and from the guest through Docker's own
+//! userland proxy, which is what the same container would have on a host of its own. The client on the host runs at the host's
+//! speed and the one in the guest at the guest's, so under emulation the second figure has a slower client.
+
+pub mod names;
+mod ports;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -18,6 +22,8 @@ use crate::docker::Container;
 use crate::machine::Machine;
 use crate::options::Setup;
 use crate::processes::wait_until;
+use names::Names;
+use ports::Ports;
 
 /// The argument that makes a program of this crate the server in the container ([`serve`]).
 pub const SERVER: &str = "--serve-a-network";
@@ -58,6 +64,8 @@ pub struct Figures {
 pub struct Report {
     published: Figures,
     userland_proxy: Figures,
+    ports: Ports,
+    names: Names,
 }
 
 impl Report {
@@ -80,11 +88,11 @@ impl Report {
         ] {
             text += &format!("{what:44}{ours:>14.1}{theirs:>14.1}{:>8.2}\n", ours / theirs);
         }
-        text
+        format!("{text}\n{}\n{}", self.ports.table(), self.names.table())
     }
 }
 
-/// Measures on a machine of its own.
+/// Measures on a machine of its own, and names on another.
 ///
 /// # Errors
 /// When the machine or what is done on it fails.
@@ -92,16 +100,30 @@ pub fn run(setup: &Setup) -> Result<Report> {
     let machine = Arc::new(Machine::new(setup)?);
     machine.start()?;
     base_image::import(&machine)?;
-    let report = measure(&machine)?;
+    let (volume, program) = tools(&machine)?;
+    let (published, userland_proxy) = throughput(&machine, &volume, &program)?;
+    let server: Vec<_> = program.iter().map(String::as_str).chain([SERVER]).collect();
+    let ports = ports::measure(&machine, &["-v", &volume], &server)?;
     machine.stop()?;
     machine.delete()?;
-    Ok(report)
+    Ok(Report {
+        published,
+        userland_proxy,
+        ports,
+        names: names::run(setup)?,
+    })
 }
 
-fn measure(machine: &Arc<Machine>) -> Result<Report> {
+/// Brings this program into the machine: the volume it is in, and the words that run it.
+fn tools(machine: &Machine) -> Result<(String, Vec<String>)> {
     let tools = machine.home().join("tools");
     std::fs::create_dir(&tools).context("cannot make a directory")?;
     let program = carry(&tools, TOOLS)?;
+    Ok((format!("{}:{TOOLS}:ro", tools.display()), program))
+}
+
+/// What berth carries, and what Docker's proxy does.
+fn throughput(machine: &Arc<Machine>, volume: &str, program: &[String]) -> Result<(Figures, Figures)> {
     let words = |argument: &'static str| {
         program
             .iter()
@@ -109,12 +131,11 @@ fn measure(machine: &Arc<Machine>) -> Result<Report> {
             .chain([argument])
             .collect::<Vec<_>>()
     };
-    let volume = format!("{}:{TOOLS}:ro", tools.display());
     let (tcp, udp) = (format!("127.0.0.1::{PORT}"), format!("127.0.0.1::{PORT}/udp"));
     let server = Container::start(
         machine,
         "server".into(),
-        &["-v", &volume, "-p", &tcp, "-p", &udp],
+        &["-v", volume, "-p", &tcp, "-p", &udp],
         &words(SERVER),
     )?;
     let published = |port: &str| -> Result<SocketAddr> {
@@ -144,17 +165,14 @@ fn measure(machine: &Arc<Machine>) -> Result<Report> {
         .concat();
     machine.in_guest(&format!("{proxies} true")).ok()?;
     let client = machine
-        .docker(["run", "--rm", "--network", "host", "-v", &volume, IMAGE])
+        .docker(["run", "--rm", "--network", "host", "-v", volume, IMAGE])
         .args(words(CLIENT))
         .arg(format!("127.0.0.1:{PROXY}"))
         .limit(Duration::from_secs(600))
         .ok()?;
     let theirs = serde_json::from_str(&client).with_context(|| format!("the client said {client:?}"))?;
     machine.in_guest("killall docker-proxy").ok()?;
-    Ok(Report {
-        published: ours,
-        userland_proxy: theirs,
-    })
+    Ok((ours, theirs))
 }
 
 /// Prints the figures of a client that runs here.

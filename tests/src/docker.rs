@@ -22,6 +22,11 @@ pub fn run_script(machine: &Machine, options: &[&str], script: &str) -> Program 
         .args([IMAGE, "sh", "-c", script])
 }
 
+/// The shell's command that writes this many MiB from `/dev/FROM` to a file; busybox's `head -c` would do it byte by byte.
+pub fn write_mib(from: &str, to: &str, mib: u64) -> String {
+    format!("dd if=/dev/{from} of={to} bs=1M count={mib} 2> /dev/null")
+}
+
 /// What `docker inspect` says of one object.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::median;
 use super::memory::resident;
 use crate::base_image::{self, IMAGE};
-use crate::docker::{Container, Conversation, run_script};
+use crate::docker::{Container, Conversation, run_script, write_mib};
 use crate::machine::{Machine, START_LIMIT};
 use crate::options::Setup;
 use crate::processes::{family, processor_time};
@@ -89,6 +89,7 @@ pub fn run(setup: &Setup, burst: u64) -> Result<Report> {
     drop(container);
     switches(&machine, memory_for(burst), &mut report)?;
     memory(&machine, burst, &mut report)?;
+    page_cache(&machine, memory_for(burst), &mut report)?;
     disk(&machine, &mut report)?;
     machine.stop()?;
     machine.delete()?;
@@ -158,10 +159,7 @@ fn memory(machine: &Arc<Machine>, burst: u64, report: &mut Report) -> Result<()>
         "MiB",
     );
     let shm = format!("--shm-size={}m", burst + 16);
-    let script = format!(
-        "head -c {} /dev/zero > /dev/shm/x; echo full; read x",
-        burst << 20
-    );
+    let script = write_mib("zero", "/dev/shm/x", burst) + "; echo full; read x";
     let command = machine.docker([
         "run", "--rm", "-i", "--name", "burst", &shm, IMAGE, "sh", "-c", &script,
     ]);
@@ -176,6 +174,25 @@ fn memory(machine: &Arc<Machine>, burst: u64, report: &mut Report) -> Result<()>
     Ok(())
 }
 
+/// A container writes a file that fills half of the guest's `memory` MiB, and it stays there.
+fn page_cache(machine: &Machine, memory: u64, report: &mut Report) -> Result<()> {
+    let pid = machine.vmm()?.pid;
+    let guest = || Ok::<_, anyhow::Error>(mib(resident(pid, memory << 20)?.guest));
+    let written = memory / 2;
+    let write = write_mib("zero", "/data/x", written) + "; sync";
+    run_script(machine, &["-v", "file:/data"], &write).ok()?;
+    report.add(
+        format!("  with a file of {written} MiB in the page cache"),
+        guest()?,
+        "MiB",
+    );
+    let (least, after) = least_of(guest)?;
+    report.add("  at least, in the minute after", least, "MiB");
+    report.add("    which took", after.as_secs_f64(), "s");
+    machine.docker(["volume", "rm", "file"]).ok()?;
+    Ok(())
+}
+
 /// What a volume and an image took goes back when they are removed.
 fn disk(machine: &Machine, report: &mut Report) -> Result<()> {
     let allocated = || {
@@ -185,7 +202,7 @@ fn disk(machine: &Machine, report: &mut Report) -> Result<()> {
             .and_then(serde_json::Value::as_u64);
         Ok(mib(bytes.context("status tells no disk")?))
     };
-    let write = format!("head -c {} /dev/urandom > /data/x; sync", WRITTEN << 20);
+    let write = write_mib("urandom", "/data/x", WRITTEN) + "; sync";
     report.add("disk of the host's: before a volume", allocated()?, "MiB");
     run_script(machine, &["-v", "bench:/data"], &write).ok()?;
     report.add(format!("  with {WRITTEN} MiB in it"), allocated()?, "MiB");
@@ -194,7 +211,7 @@ fn disk(machine: &Machine, report: &mut Report) -> Result<()> {
     report.add("  at least, in the minute after its removal", least, "MiB");
     report.add("    which took", after.as_secs_f64(), "s");
 
-    let write = format!("head -c {} /dev/urandom > /x; sync", WRITTEN << 20);
+    let write = write_mib("urandom", "/x", WRITTEN) + "; sync";
     machine
         .docker(["run", "--name", "bench", IMAGE, "sh", "-c", &write])
         .ok()?;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use crate::base_image::IMAGE;
-use crate::docker::{Conversation, STATE_LIMIT, run_script, same};
+use crate::docker::{Conversation, STATE_LIMIT, run_script, same, write_mib};
 use crate::machine::Machine;
 use crate::processes::wait_until;
 use crate::suite::{Context, Verdict};
@@ -15,11 +15,6 @@ cases!("giving_back":
 );
 
 const MIB: u64 = 1 << 20;
-
-/// Writes this many MiB; busybox's `head -c` does it byte by byte.
-fn write(from: &str, to: &str, mib: u64) -> String {
-    format!("dd if=/dev/{from} of={to} bs=1M count={mib} 2> /dev/null")
-}
 
 /// A number of `berth status --json`, in MiB.
 fn status(machine: &Machine, pointer: &str) -> Result<u64> {
@@ -43,7 +38,7 @@ fn memory_that_a_container_used_goes_back(context: &Context) -> Result<Verdict> 
     let machine = context.machine()?;
     let name = context.name("burst");
     let shm = format!("--shm-size={}m", BURST + 16);
-    let fill = write("zero", "/dev/shm/x", BURST) + "; echo full; read x";
+    let fill = write_mib("zero", "/dev/shm/x", BURST) + "; echo full; read x";
     let command = machine.docker([
         "run", "--rm", "-i", "--name", &name, &shm, IMAGE, "sh", "-c", &fill,
     ]);
@@ -63,7 +58,7 @@ fn page_cache_that_nobody_uses_goes_back(context: &Context) -> Result<Verdict> {
     let given = status(&machine, "/memory/given")?;
     // What may stay is a quarter.
     let written = given / 2;
-    let script = write("zero", "/data/x", written) + "; sync";
+    let script = write_mib("zero", "/data/x", written) + "; sync";
     run_script(&machine, &["-v", &format!("{volume}:/data")], &script).ok()?;
     let full = status(&machine, "/memory/resident")?;
     ensure!(
@@ -80,7 +75,7 @@ fn disk_of_a_removed_volume_goes_back(context: &Context) -> Result<Verdict> {
     const WRITTEN: u64 = 64;
     let machine = context.machine()?;
     let volume = context.name("written");
-    let script = write("urandom", "/data/x", WRITTEN) + "; sync";
+    let script = write_mib("urandom", "/data/x", WRITTEN) + "; sync";
     run_script(&machine, &["-v", &format!("{volume}:/data")], &script).ok()?;
     let full = status(&machine, "/disk/allocated")?;
     ensure!(

@@ -52,21 +52,24 @@ pub(crate) async fn watch<T>(
 ) -> io::Result<()> {
     let mut directories = Directories::new()?;
     let mut known = None;
-    let mut machines = Machines::new();
+    let mut found = Machines::new();
     loop {
         // A directory that is found is watched before it is looked into; what comes in between is found by the second look.
         loop {
-            directories.watch(&wanted(&paths, &machines))?;
-            let found = look(&paths);
-            let same = found.keys().eq(machines.keys());
-            machines = found;
+            directories.watch(&wanted(&paths, &found))?;
+            let now = look(&paths);
+            let same = now.keys().eq(found.keys());
+            found = now;
             if same {
                 break;
             }
         }
+        // A directory with none of the files is watched, and is no machine yet.
+        let mut machines = found.clone();
+        machines.retain(|_, files| *files != Files::default());
         if known.as_ref() != Some(&machines) {
             known = Some(machines.clone());
-            if tell.send(wrap(machines.clone())).is_err() {
+            if tell.send(wrap(machines)).is_err() {
                 return Ok(());
             }
         }
@@ -74,17 +77,16 @@ pub(crate) async fn watch<T>(
     }
 }
 
-fn wanted(paths: &Paths, machines: &Machines) -> Vec<PathBuf> {
+fn wanted(paths: &Paths, found: &Machines) -> Vec<PathBuf> {
     [&paths.machines, &paths.runtime]
         .into_iter()
-        .flat_map(|base| {
-            std::iter::once(base.clone()).chain(machines.keys().map(move |name| base.join(name)))
-        })
+        .flat_map(|base| std::iter::once(base.clone()).chain(found.keys().map(move |name| base.join(name))))
         .collect()
 }
 
+/// All directories that can be a machine's, with the files that make it one.
 fn look(paths: &Paths) -> Machines {
-    let mut machines = Machines::new();
+    let mut found = Machines::new();
     for base in [&paths.machines, &paths.runtime] {
         let Ok(entries) = fs::read_dir(base) else {
             continue;
@@ -94,16 +96,15 @@ fn look(paths: &Paths) -> Machines {
                 continue;
             };
             if is_name(&name) && is_dir(&entry.path()) {
-                machines.entry(name).or_default();
+                found.entry(name).or_default();
             }
         }
     }
-    for (name, files) in &mut machines {
+    for (name, files) in &mut found {
         files.record = FileId::of(&paths.machines.join(name).join("machine.json"));
         files.socket = FileId::of(&paths.api_socket(name));
     }
-    machines.retain(|_, files| *files != Files::default());
-    machines
+    found
 }
 
 /// Whether something can be a machine's name: `[a-z0-9][a-z0-9_.-]{0,62}`.
@@ -167,6 +168,24 @@ mod tests {
         watcher.abort();
     }
 
+    #[tokio::test]
+    async fn a_daemon_is_seen_that_comes_long_after_its_directory() {
+        let base = tempfile::tempdir().unwrap();
+        let paths = paths(base.path());
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let watcher = tokio::spawn(watch(paths.clone(), tell, |machines| machines));
+        assert_eq!(told.recv().await, Some(Machines::new()));
+        for dir in [paths.runtime.clone(), paths.runtime.join("default")] {
+            fs::create_dir_all(dir).unwrap();
+            // The watcher has its turn, and has nothing to tell.
+            let quiet = tokio::time::timeout(std::time::Duration::from_millis(20), told.recv()).await;
+            assert!(quiet.is_err());
+        }
+        let _daemon = UnixListener::bind(paths.api_socket("default")).unwrap();
+        assert!(told.recv().await.unwrap()["default"].socket.is_some());
+        watcher.abort();
+    }
+
     #[test]
     fn what_is_no_machine_is_passed_over() {
         let base = tempfile::tempdir().unwrap();
@@ -175,7 +194,6 @@ mod tests {
             fs::create_dir_all(paths.machines.join(name)).unwrap();
             fs::write(paths.machines.join(name).join("machine.json"), "").unwrap();
         }
-        fs::create_dir_all(paths.machines.join("empty")).unwrap();
         std::os::unix::fs::symlink("ok-1", paths.machines.join("link")).unwrap();
         assert_eq!(look(&paths).keys().collect::<Vec<_>>(), ["ok-1"]);
     }

@@ -159,9 +159,10 @@ fn run(cli: &Cli) -> Result<()> {
     let single = cli.single.as_ref().unwrap_or(&single);
     fs::create_dir_all(single)?;
     let program = |name: &OsStr| home.program(name);
-    let mut desktop = Desktop::start(&program, &home.dir.path().join("desktop"))?;
-    let _messages = desktop.messages()?;
     for (style_name, style) in STYLES {
+        // A session each: what keeps the panel's configuration lives as long as the session.
+        let mut desktop = Desktop::start(&program, &home.dir.path().join(style_name))?;
+        let _messages = desktop.messages()?;
         desktop.start_panel(style)?;
         let running = desktop.in_session(home.program(tray.as_os_str())).spawn()?;
         let icon = desktop.icon(running.pid())?;
@@ -179,9 +180,8 @@ fn run(cli: &Cli) -> Result<()> {
             menu(&desktop, &home, &icon, &cli.output.join("tray-menu.png"))?;
         }
         quit(&icon, running)?;
-        desktop.kill_panel();
     }
-    montage(&desktop, single, &cli.output.join("tray-states.png"))
+    montage(&program, single, &cli.output.join("tray-states.png"))
 }
 
 fn quit(icon: &Icon, mut running: Running) -> Result<()> {
@@ -255,7 +255,7 @@ fn menu(desktop: &Desktop<'_>, home: &Home, icon: &Icon, output: &Path) -> Resul
         menu.has(&["Containers: 2"]) && menu.has(&["Uptime"])
     })?;
     // Where the icon is on the panel.
-    let at = ["mousemove", "14", "18", "click", "1"];
+    let at = ["mousemove", "18", "18", "sleep", "0.3", "click", "1"];
     desktop.program("xdotool").args(at).ok()?;
     let picture = output.with_extension("raw.png");
     capture(desktop, &picture, 460)?;
@@ -307,14 +307,13 @@ fn capture(desktop: &Desktop<'_>, output: &Path, height: u32) -> Result<()> {
 }
 
 /// All states in one picture: a row for each panel.
-fn montage(desktop: &Desktop<'_>, single: &Path, output: &Path) -> Result<()> {
+fn montage(program: &dyn Fn(&OsStr) -> Program, single: &Path, output: &Path) -> Result<()> {
     let rows: Vec<_> = STYLES
         .iter()
         .map(|(style, _)| {
             let row = single.join(format!("row-{style}.png"));
             let states = STATES.map(|state| single.join(format!("{state}-{style}.png")));
-            desktop
-                .program("convert")
+            program("convert".as_ref())
                 .args(states)
                 .args(["+append", "-scale", "200%"])
                 .arg(&row)
@@ -322,8 +321,7 @@ fn montage(desktop: &Desktop<'_>, single: &Path, output: &Path) -> Result<()> {
             Ok(row)
         })
         .collect::<Result<_>>()?;
-    desktop
-        .program("convert")
+    program("convert".as_ref())
         .args(rows)
         .args(["-append", "-strip", "-colors", "128"])
         .arg(output)

@@ -167,14 +167,21 @@ impl Icon {
     /// # Errors
     /// When there is none that can be clicked.
     pub fn click(&self, labels: &[&str]) -> Result<()> {
-        let menu = self.menu()?;
-        let item = menu.at(labels)?;
-        if !item.enabled {
-            bail!("{labels:?} cannot be clicked in\n{}", menu.text());
-        }
-        self.menu_proxy()?
-            .call("Event", &(item.id, "clicked", Value::from(0_i32), 0_u32))
-            .with_context(|| format!("clicking {labels:?}"))
+        // The menu may change between being read and being clicked, and then has other ids.
+        wait_until(&format!("{labels:?} to be clicked"), LIMIT, || {
+            let menu = self.menu()?;
+            let item = menu.at(labels)?;
+            if !item.enabled {
+                bail!("{labels:?} cannot be clicked in\n{}", menu.text());
+            }
+            let event = (item.id, "clicked", Value::from(0_i32), 0_u32);
+            let clicked: zbus::Result<()> = self.menu_proxy()?.call("Event", &event);
+            match clicked {
+                Ok(()) => Ok(true),
+                Err(zbus::Error::MethodError(_, Some(why), _)) if why == "id not found" => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 }
 

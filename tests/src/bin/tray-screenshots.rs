@@ -66,6 +66,12 @@ const STYLES: [(&str, Style); 4] = [
     ),
 ];
 
+/// The width of a picture of one state.
+const WIDTH: u32 = 48;
+
+/// The part of the screen that the menu opens in.
+const MENU: &str = "508x448+0+0";
+
 const STATES: [&str; 6] = [
     "stopped",
     "starting-1",
@@ -262,7 +268,7 @@ fn menu(desktop: &Desktop<'_>, home: &Home, icon: &Icon, output: &Path) -> Resul
     desktop
         .program("convert")
         .arg(&picture)
-        .args(["-trim", "+repage", "-strip"])
+        .args(["-crop", MENU, "+repage", "-strip", "-colors", "128"])
         .arg(output)
         .ok()?;
     fs::remove_file(&picture)?;
@@ -273,7 +279,7 @@ fn menu(desktop: &Desktop<'_>, home: &Home, icon: &Icon, output: &Path) -> Resul
 /// A picture of the panel's left end.
 fn take(desktop: &Desktop<'_>, output: &Path, height: u32) -> Result<()> {
     capture(desktop, output, height)?;
-    let crop = format!("{0}x{0}+0+0", height + 12);
+    let crop = format!("{WIDTH}x{height}+0+0");
     desktop
         .program("mogrify")
         .args(["-crop", &crop, "+repage", "-strip"])

@@ -9,6 +9,7 @@ pub mod base_image;
 pub mod bench;
 pub mod carried;
 pub mod cases;
+pub mod desktop;
 pub mod docker;
 pub mod host_services;
 pub mod machine;

@@ -342,6 +342,16 @@ impl Running {
             })
     }
 
+    /// What it has printed to stdout so far.
+    pub fn printed(&self) -> String {
+        String::from_utf8_lossy(&self.stdout.bytes()).into_owned()
+    }
+
+    /// What it has printed to stderr so far.
+    pub fn complained(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.bytes()).into_owned()
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

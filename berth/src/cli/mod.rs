@@ -22,6 +22,7 @@ mod status;
 mod stop;
 mod sync;
 mod terminal;
+mod tray;
 mod version;
 
 use std::process::ExitCode;
@@ -94,6 +95,8 @@ enum Command {
     Logs(logs::LogsArgs),
     /// Check everything berth needs on this host, and say how to fix what is wrong
     Doctor,
+    /// Show the status icon, until its menu's Quit or the end of the desktop session
+    Tray(tray::TrayArgs),
     /// Delete the machine with everything in it: images, containers, volumes
     Delete(delete::DeleteArgs),
     /// Show the configuration that holds, and where it comes from
@@ -175,6 +178,7 @@ fn run(cli: Cli) -> Result<()> {
     match &cli.command {
         Command::Completion(args) => return completion::run(args),
         Command::Daemon(args) => return daemon::run(&cli.machine, args),
+        Command::Tray(args) => return tray::run(&cli.machine, args),
         _ => {}
     }
     let context = CommandContext::new(cli.machine, cli.json)?;
@@ -196,7 +200,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Delete(args) => delete::run(&context, args),
         Command::Config(args) => config::run(&context, args),
         Command::Version => version::run(&context),
-        Command::Completion(_) | Command::Daemon(_) => Ok(()),
+        Command::Completion(_) | Command::Daemon(_) | Command::Tray(_) => Ok(()),
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) const RUN: [Package; 2] = [required("qemu-system-x86"), required("pas
 pub(crate) const DEMO: [Package; 1] = [required("busybox-static")];
 
 /// What the end-to-end tests and the lab need beside a machine.
-pub(crate) const TEST: [Package; 10] = [
+pub(crate) const TEST: [Package; 13] = [
     required("busybox-static"),
     required("docker-registry"),
     required("mmdebstrap"),
@@ -83,6 +83,10 @@ pub(crate) const TEST: [Package; 10] = [
     for_program("rsync", "rsync"),
     for_program("unzip", "unzip"),
     for_program("zip", "zip"),
+    // The status icon's desktop: a display, a session, a panel.
+    for_program("Xvfb", "xvfb"),
+    for_program("dbus-daemon", "dbus-daemon"),
+    for_program("xfce4-panel", "xfce4-panel"),
 ];
 
 /// Installs those of the packages that are not installed, as root or through sudo. Silent when nothing is missing.

@@ -20,10 +20,13 @@ use crate::{Output, client, digest, image, kernel, paths, progress};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Install the guest and the docker client only, not berth itself
+    /// Install the guest and the docker client only, not berth and its status icon
     #[arg(long)]
     no_berth: bool,
 }
+
+/// berth's programs, which are named as their packages are.
+const PROGRAMS: [&str; 2] = ["berth", "berth-tray"];
 
 /// What `guest/manifest.json` says about a file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,17 +73,21 @@ pub(crate) fn install(cache: &Cache, data: &Path, with_berth: bool) -> Result<()
     ];
     install_set(&data.join("docker"), &docker, 0o755)?;
     if with_berth {
-        install_berth(&build_berth()?, &data.join("bin/berth"))?;
+        let built = build_berth()?;
+        for program in PROGRAMS {
+            install_program(&built.join(program), &data.join("bin").join(program))?;
+        }
     }
     Ok(())
 }
 
-/// Builds berth with cargo's release profile and returns the binary's path.
+/// Builds berth and its status icon with cargo's release profile and returns the directory they are in.
 fn build_berth() -> Result<PathBuf> {
     progress::note("building berth");
     let mut cargo = Command::new(paths::cargo());
     cargo
-        .args(["build", "--quiet", "--locked", "--release", "--package", "berth"])
+        .args(["build", "--quiet", "--locked", "--release"])
+        .args(PROGRAMS.iter().flat_map(|program| ["--package", program]))
         .current_dir(paths::workspace_root()?)
         .stdin(Stdio::null())
         // Our stdout is for our result.
@@ -89,17 +96,21 @@ fn build_berth() -> Result<PathBuf> {
     if !status.success() {
         bail!("berth does not build ({status})");
     }
-    Ok(paths::cargo_target_dir()?.join("release/berth"))
+    Ok(paths::cargo_target_dir()?.join("release"))
 }
 
 /// A single file is replaced by a rename; a running berth keeps the one it started from.
-fn install_berth(built: &Path, target: &Path) -> Result<()> {
+fn install_program(built: &Path, target: &Path) -> Result<()> {
     if target.is_file() && digest::file_sha256(target)? == digest::file_sha256(built)? {
         return Ok(());
     }
     let dir = target.parent().context("the target has no directory")?;
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let staged = dir.join(format!(".berth-{}", std::process::id()));
+    let name = target
+        .file_name()
+        .context("the target has no name")?
+        .to_string_lossy();
+    let staged = dir.join(format!(".{name}-{}", std::process::id()));
     copy(built, &staged, 0o755)?;
     fs::rename(&staged, target).with_context(|| format!("cannot replace {}", target.display()))?;
     progress::note(&format!("installed {}", target.display()));

@@ -18,6 +18,9 @@ const IN_THE_LAB: Duration = Duration::from_secs(85 * 60);
 /// engine has a part in it but the vsock device that everything else uses too.
 const NOT_IN_THE_LAB: [&str; 4] = ["--skip", "names::", "--skip", "api::"];
 
+/// Cases that the lab never runs: it has no desktop.
+const NEVER_IN_THE_LAB: [&str; 2] = ["--skip", "tray::"];
+
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Also the long end-to-end tests: hundreds of containers, and in the lab the cases with large programs and those of names
@@ -173,6 +176,7 @@ fn end_to_end_in_the_lab(root: &Path, programs: Option<&PathBuf>) -> Result<()> 
         lab.arg("--payload").arg(payload);
     }
     lab.args(["--", "e2e", "--engine", "kvm", "--cpus", "1"]);
+    lab.args(NEVER_IN_THE_LAB);
     if programs.is_some() {
         lab.args(["--programs", "/payload/programs.tar"]);
     } else {

@@ -26,6 +26,7 @@ mod run;
 mod share_programs;
 mod shares;
 mod streams;
+mod tray;
 mod volumes;
 
 use crate::suite::Case;
@@ -52,6 +53,8 @@ pub fn all() -> Vec<Case> {
         share_programs::CASES,
         lifecycle::CASES,
         profiles::CASES,
+        tray::CASES[0],
+        tray::CASES[1],
         faults::CASES,
         refusals::CASES,
     ]

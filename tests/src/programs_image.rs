@@ -26,7 +26,7 @@ pub fn import(machine: &Machine, archive: &Path) -> Result<()> {
         .docker(["import"])
         .args([
             "--change",
-            "ENV PATH=/usr/lib/postgresql/17/bin:/usr/bin:/usr/sbin:/bin LC_ALL=C.UTF-8",
+            "ENV PATH=/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/usr/sbin:/bin LC_ALL=C.UTF-8",
         ])
         .args(["--change", "CMD [\"sh\"]", "-", IMAGE])
         .input_file(archive)

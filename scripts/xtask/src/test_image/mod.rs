@@ -4,6 +4,7 @@
 //! what watches files. They come from Debian's archive, unpacked like the guest image's packages, so that neither a registry
 //! of images nor root is needed; those that watch come from where their users get them ([`watchers`]).
 
+mod compiled;
 mod watchers;
 
 use std::fs;
@@ -150,6 +151,7 @@ fn make(cache: &Cache, existing: Existing) -> Result<PathBuf> {
         finish(root.path())?;
         let scratch = cache.scratch(&format!(".watchers-{hash}"))?;
         watchers.install(root.path(), scratch.path())?;
+        compiled::install(&watchers.compile(cache)?, root.path())?;
         pack(root.path(), &staging.join(ARCHIVE))
     })?;
     Ok(product.dir.join(ARCHIVE))

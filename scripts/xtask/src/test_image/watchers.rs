@@ -1,14 +1,17 @@
-//! The programs that watch files, from npm's and Python's own registries, as Debian does not have them or has old ones.
+//! The programs that watch files, from the registries of npm, Python and Rust, as Debian does not have them or has old ones.
 //!
-//! Which versions is said in `tests/watchers`, with their hashes. They are fetched by the host's `npm` and `pip3` as these are
-//! configured, so that a mirror of the site is used where there is one; nothing of them is run here.
+//! Which versions is said in `tests/watchers`, with their hashes; of Rust's programs the index has the hash, and their own lock
+//! files those of the rest. They are fetched by the host's `npm`, `pip3` and `cargo` as these are configured, so that a mirror of
+//! the site is used where there is one; nothing of npm's and Python's is run here, and of Rust's what compiling runs.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::compiled;
+use crate::cache::Cache;
 use crate::digest::Inputs;
 use crate::{command, progress};
 
@@ -17,6 +20,7 @@ const LISTS: &str = "tests/watchers";
 const NPM_PACKAGES: &str = "package.json";
 const NPM_LOCK: &str = "package-lock.json";
 const PYTHON_PACKAGES: &str = "requirements.txt";
+const CRATES: &str = "crates.txt";
 
 /// Where the image's Python looks for what does not come from Debian.
 const PYTHON_DIRECTORY: &str = "usr/local/lib/python3.13/dist-packages";
@@ -36,6 +40,7 @@ const UNREAD: [&str; 6] = [".d.ts", ".d.mts", ".d.cts", ".map", ".md", ".flow"];
 /// What the lists say.
 pub(super) struct Watchers {
     lists: [(&'static str, Vec<u8>); 3],
+    crates: String,
 }
 
 impl Watchers {
@@ -51,11 +56,21 @@ impl Watchers {
         };
         Ok(Self {
             lists: [read(NPM_PACKAGES)?, read(NPM_LOCK)?, read(PYTHON_PACKAGES)?],
+            crates: String::from_utf8(read(CRATES)?.1).context("the list of crates is not text")?,
         })
+    }
+
+    /// Compiles what has to be, unless the cache has it, and returns where it is.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(super) fn compile(&self, cache: &Cache) -> Result<PathBuf> {
+        compiled::ensure(cache, &compiled::crates(&self.crates))
     }
 
     /// Adds everything that decides what is installed.
     pub(super) fn add_to(&self, inputs: &mut Inputs) {
+        inputs.add("compiled", compiled::inputs(&compiled::crates(&self.crates)));
         for (name, text) in &self.lists {
             inputs.add(name, text);
         }

@@ -38,7 +38,8 @@ use trees::trees_are_copied_and_unpacked_unchanged;
 use watching::{
     chokidar_is_told_of_edits_on_the_host, nodemon_restarts_on_edits_on_the_host,
     vite_replaces_modules_edited_on_the_host, watchdog_is_told_of_edits_on_the_host,
-    watchfiles_is_told_of_edits_on_the_host, webpack_bundles_anew_on_edits_on_the_host,
+    watchexec_restarts_a_command_on_edits_on_the_host, watchfiles_is_told_of_edits_on_the_host,
+    webpack_bundles_anew_on_edits_on_the_host,
 };
 
 cases!("share_programs":
@@ -57,6 +58,7 @@ cases!("share_programs":
     nodemon_restarts_on_edits_on_the_host,
     vite_replaces_modules_edited_on_the_host,
     webpack_bundles_anew_on_edits_on_the_host,
+    watchexec_restarts_a_command_on_edits_on_the_host,
 );
 
 /// Where containers have the directory.

@@ -8,8 +8,6 @@ use anyhow::{Context as _, Result};
 use super::{Watching, directory, save, write};
 use crate::cases::share_programs::no_image;
 use crate::cases::shares::told_of_changes;
-use crate::docker::STATE_LIMIT;
-use crate::processes::wait_until;
 use crate::suite::{Context, Verdict};
 
 /// What is there before.
@@ -64,9 +62,7 @@ fn is_told(context: &Context, stem: &str, command: &[&str], told: [&[&str]; EDIT
         watching.says(told).context(*what)?;
         if at == NEW_DIRECTORY {
             // It may have printed that before it has begun to.
-            wait_until("the new directory to be watched", STATE_LIMIT, || {
-                Ok(watching.watches()? > watches)
-            })?;
+            watching.comes_to_watch(watches + 1)?;
         }
     }
     Ok(Verdict::Passed)

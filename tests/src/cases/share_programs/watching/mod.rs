@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Shared;
 use crate::api::sync;
-use crate::docker::Conversation;
+use crate::docker::{Conversation, STATE_LIMIT};
 use crate::machine::Machine;
+use crate::processes::wait_until;
 use crate::suite::Context;
 pub(super) use libraries::{
     chokidar_is_told_of_edits_on_the_host, watchdog_is_told_of_edits_on_the_host,
@@ -23,7 +24,7 @@ pub(super) use libraries::{
 };
 pub(super) use servers::{
     nodemon_restarts_on_edits_on_the_host, vite_replaces_modules_edited_on_the_host,
-    webpack_bundles_anew_on_edits_on_the_host,
+    watchexec_restarts_a_command_on_edits_on_the_host, webpack_bundles_anew_on_edits_on_the_host,
 };
 
 /// Prints a line for each directory and file that a program of the container watches by inotify.
@@ -42,17 +43,28 @@ struct Watching {
 impl Watching {
     /// Starts it and waits until it says that it watches; it is to do so by inotify.
     fn start(shared: &Shared, name: String, command: &[&str], ready: &str) -> Result<Watching> {
-        let run = shared.run(&["-i", "--name", &name]).args(command);
-        let mut watching = Watching {
-            machine: Arc::clone(&shared.machine),
-            container: Conversation::start(&shared.machine, name.clone(), run)?,
-            name,
-            heard: Vec::new(),
-        };
+        let mut watching = Self::run(shared, name, command)?;
         watching.says(&[ready])?;
         let watches = watching.watches()?;
         ensure!(watches > 0, "{} does not watch by inotify", watching.name);
         Ok(watching)
+    }
+
+    /// Starts it.
+    fn run(shared: &Shared, name: String, command: &[&str]) -> Result<Watching> {
+        let run = shared.run(&["-i", "--name", &name]).args(command);
+        Ok(Watching {
+            machine: Arc::clone(&shared.machine),
+            container: Conversation::start(&shared.machine, name.clone(), run)?,
+            name,
+            heard: Vec::new(),
+        })
+    }
+
+    /// Waits until it watches so many directories and files, for what says less about that.
+    fn comes_to_watch(&self, count: usize) -> Result<()> {
+        let what = format!("{} to watch {count} directories by inotify", self.name);
+        wait_until(&what, STATE_LIMIT, || Ok(self.watches()? >= count))
     }
 
     /// How many files and directories it watches by inotify.

@@ -1,4 +1,4 @@
-//! What developers leave running while they edit: nodemon restarts a program, vite and webpack serve a page anew and tell the
+//! What developers leave running while they edit: nodemon and watchexec restart a program, vite and webpack serve a page anew and tell the
 //! browser so.
 
 use std::fs;
@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use super::{Watching, directory, save, write};
+use crate::api::sync;
 use crate::cases::share_programs::{Shared, no_image};
 use crate::cases::shares::told_of_changes;
 use crate::suite::{Context, Verdict};
@@ -61,6 +62,88 @@ pub(in super::super) fn nodemon_restarts_on_edits_on_the_host(context: &Context)
     nodemon
         .says(&["runs three more.js text.js"])
         .context("removal of the directory")?;
+    Ok(Verdict::Passed)
+}
+
+pub(in super::super) fn watchexec_restarts_a_command_on_edits_on_the_host(
+    context: &Context,
+) -> Result<Verdict> {
+    // What it is, what does it to the directory, and what the command prints then: all contents, and all names.
+    type Edit = (&'static str, fn(&Path) -> Result<()>, &'static str);
+    const EDITS: [Edit; 7] = [
+        (
+            "writing in place",
+            |src| write(&src.join("text"), "two\n"),
+            "runs old two in src src/old src/old/in src/text",
+        ),
+        (
+            "saving by a file that takes the place",
+            |src| save(&src.join("text"), "three\n"),
+            "runs old three in src src/old src/old/in src/text",
+        ),
+        (
+            "a new file",
+            |src| write(&src.join("more"), "more\n"),
+            "runs more old three in src src/more src/old src/old/in src/text",
+        ),
+        (
+            "a new directory with a file",
+            |src| {
+                fs::create_dir(src.join("new")).context("cannot make a directory")?;
+                write(&src.join("new/in"), "new\n")
+            },
+            "runs more new old three in src src/more src/new src/new/in src/old src/old/in src/text",
+        ),
+        (
+            "saving in that",
+            |src| save(&src.join("new/in"), "newer\n"),
+            "runs more newer old three in src src/more src/new src/new/in src/old src/old/in src/text",
+        ),
+        (
+            "a removal",
+            |src| fs::remove_file(src.join("more")).context("cannot remove"),
+            "runs newer old three in src src/new src/new/in src/old src/old/in src/text",
+        ),
+        (
+            "removal of a directory",
+            |src| remove(&src.join("old")),
+            "runs newer three in src src/new src/new/in src/text",
+        ),
+    ];
+    /// How many directories there are after each.
+    const DIRECTORIES: [usize; EDITS.len()] = [2, 2, 2, 3, 3, 3, 2];
+
+    let files = [("src/text", "one\n"), ("src/old/in", "old\n")];
+    let Some(shared) = directory(context, "watchexec", &files)? else {
+        return Ok(no_image());
+    };
+    if let Some(verdict) = told_of_changes(&shared.machine)? {
+        return Ok(verdict);
+    }
+    // It goes on running, as servers do, and watchexec has to end it.
+    let script = "echo runs $(cat $(find src -type f | sort)) in $(find src | sort); exec sleep 1000";
+    let command = [
+        "watchexec",
+        "--watch=src",
+        "--restart",
+        "--shell=none",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let mut watchexec = Watching::run(&shared, context.name("watchexec"), &command)?;
+    watchexec.says(&["runs old one in src src/old src/old/in src/text"])?;
+    // The command may run before it watches, and a new directory is there before that is watched.
+    watchexec.comes_to_watch(2)?;
+    for ((what, edit, expected), directories) in EDITS.into_iter().zip(DIRECTORIES) {
+        // It is to run because of this edit and not of what it is told late of the one before.
+        sync(&shared.machine)?;
+        edit(&shared.dir.join("src"))
+            .and_then(|()| watchexec.says(&[expected]))
+            .context(what)?;
+        watchexec.comes_to_watch(directories)?;
+    }
     Ok(Verdict::Passed)
 }
 

@@ -26,6 +26,8 @@ const ROUNDS: usize = 5;
 /// How long an idle machine is left alone before it is looked at, for what follows its start, and how long then.
 const SETTLED: Duration = Duration::from_secs(20);
 const IDLE: Duration = Duration::from_secs(60);
+/// What it fills at a time, in MiB.
+const PART: u64 = 64;
 /// What is written to a volume and to an image, in MiB.
 const WRITTEN: u64 = 128;
 /// How long memory and disk get to go back to the host.
@@ -159,12 +161,21 @@ fn memory(machine: &Arc<Machine>, burst: u64, report: &mut Report) -> Result<()>
         "MiB",
     );
     let shm = format!("--shm-size={}m", burst + 16);
-    let script = write_mib("zero", "/dev/shm/x", burst) + "; echo full; read x";
+    // It tells of each part, as all of a large one may take longer than an answer may.
+    let script = format!(
+        "left={burst}; while [ $left -gt 0 ]; do part=$((left < {PART} ? left : {PART})); \
+         dd if=/dev/zero bs=1M count=$part 2> /dev/null >> /dev/shm/x || exit; left=$((left - part)); echo $left; done; read x"
+    );
     let command = machine.docker([
         "run", "--rm", "-i", "--name", "burst", &shm, IMAGE, "sh", "-c", &script,
     ]);
     let mut container = Conversation::start(machine, "burst".into(), command)?;
-    container.answer()?;
+    let mut left = burst.to_string();
+    while left != "0" {
+        left = container
+            .answer()
+            .with_context(|| format!("of {burst} MiB, {left} were left to be filled"))?;
+    }
     report.add(format!("  {burst} MiB in use"), guest()?, "MiB");
     container.tell("enough")?;
     drop(container);

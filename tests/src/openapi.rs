@@ -179,11 +179,12 @@ mod tests {
             json!({"event": "docker", "ready": true}),
             json!({"event": "note", "message": "well"}),
             json!({"event": "containers", "containers": []}),
+            json!({"event": "usage", "given": 1, "resident": null, "allocated": 2, "free": 3}),
             json!({"event": "failed", "reason": "r", "phase": null, "at": 1, "host_lacks": false, "console": []}),
         ] {
             api.check("get", "/v1/events", 200, &event).unwrap();
         }
-        assert!(refused("/v1/events", &json!({"event": "dance", "message": "x"})).contains("fits 0 of 8"));
+        assert!(refused("/v1/events", &json!({"event": "dance", "message": "x"})).contains("fits 0 of 9"));
     }
 
     /// Every schema below one, itself included.

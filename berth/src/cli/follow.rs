@@ -58,7 +58,8 @@ pub(super) async fn follow_start(context: &CommandContext) -> Result<Followed> {
                 Event::Docker { .. }
                 | Event::Settings { .. }
                 | Event::Containers { .. }
-                | Event::Ports { .. },
+                | Event::Ports { .. }
+                | Event::Usage(_),
             )) => {}
             Ok(Some(Event::Failed(why))) => {
                 progress.end();

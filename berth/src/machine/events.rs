@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::disk::MIN_FREE;
 use super::failure::Failure;
 use super::state::{Phase, State};
 use crate::docker::containers::Container;
@@ -69,8 +70,39 @@ pub enum Event {
         /// All that are published.
         ports: Vec<PortReport>,
     },
+    /// What it takes of the host is noticeably other than what was told before. Not kept, as the lists above.
+    Usage(Usage),
     /// The machine failed. A state event follows.
     Failed(Failure),
+}
+
+/// What a machine takes of the host, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// What of memory it may use now.
+    pub given: Size,
+    /// What it takes of the host's memory; none while it does not run.
+    pub resident: Option<Size>,
+    /// What its disk takes of the host's; none when it has none yet.
+    pub allocated: Option<Size>,
+    /// What is left for it on the host's disk; none when nobody can tell.
+    pub free: Option<Size>,
+}
+
+impl Usage {
+    /// Whether it is worth telling after `told`: a sixteenth of the memory, 64 MiB of disk, or that the host's disk is full now.
+    pub fn is_news_after(&self, told: &Usage) -> bool {
+        const DISK: u64 = 64 << 20;
+        let by = |now: Option<Size>, then: Option<Size>, least: u64| match (now, then) {
+            (Some(now), Some(then)) => now.bytes().abs_diff(then.bytes()) >= least,
+            (now, then) => now != then,
+        };
+        let is_short = |free: Option<Size>| free.is_some_and(|free| free < MIN_FREE);
+        self.given != told.given
+            || by(self.resident, told.resident, self.given.bytes() / 16)
+            || by(self.allocated, told.allocated, DISK)
+            || is_short(self.free) != is_short(told.free)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -184,6 +216,30 @@ impl Listener {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn usage_is_news_when_it_is_noticeably_other() {
+        let told = Usage {
+            given: Size::from_gib(1),
+            resident: Some(Size::from_mib(300)),
+            allocated: Some(Size::from_mib(100)),
+            free: Some(Size::from_gib(5)),
+        };
+        let news = |change: fn(&mut Usage)| {
+            let mut now = told.clone();
+            change(&mut now);
+            now.is_news_after(&told)
+        };
+        assert!(!news(|_| {}));
+        assert!(!news(|now| now.resident = Some(Size::from_mib(350))));
+        assert!(news(|now| now.resident = Some(Size::from_mib(364))));
+        assert!(news(|now| now.resident = Some(Size::from_mib(236))));
+        assert!(news(|now| now.resident = None));
+        assert!(news(|now| now.allocated = Some(Size::from_mib(164))));
+        assert!(!news(|now| now.free = Some(MIN_FREE)));
+        assert!(news(|now| now.free = Some(Size::from_mib(255))));
+        assert!(news(|now| now.given = Size::from_gib(2)));
+    }
 
     fn note(n: usize) -> Event {
         Event::Note {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::control::{Control, unix_time_ns};
 use super::disk;
-use super::events::{Event, EventBus};
+use super::events::{Event, EventBus, Usage};
 use super::failure::Failure;
 use super::resources::Resources;
 use super::settings::Settings;
@@ -200,6 +200,28 @@ impl Handle {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// What it takes of the host. Asks nobody.
+    pub fn usage(&self) -> Usage {
+        let facts = self.facts();
+        let processes = facts.processes.iter().copied().chain([std::process::id()]);
+        let path = self.paths.data_disk();
+        Usage {
+            given: self.given(&facts),
+            resident: facts.engine.as_ref().map(|_| resident(processes)),
+            allocated: disk::usage(&path).ok().map(|(_, allocated)| allocated),
+            free: disk::free_space(path.parent().unwrap_or(&path)).ok(),
+        }
+    }
+
+    /// What of memory it may use now.
+    fn given(&self, facts: &Facts) -> Size {
+        match facts.hello {
+            Some(_) => self.resources.memory(),
+            // Nobody has it yet.
+            None => self.resources.now().memory,
+        }
+    }
+
     /// Everything `berth status` tells. Asks the guest, if there is one.
     pub async fn status(&self) -> Status {
         let state = self.state();
@@ -244,11 +266,7 @@ impl Handle {
             engine: facts.engine.clone(),
             uptime_seconds: (!state.is_final()).then(|| self.began.elapsed().as_secs()),
             memory: MemoryReport {
-                given: match facts.hello {
-                    Some(_) => self.resources.memory(),
-                    // Nobody has it yet.
-                    None => now.memory,
-                },
+                given: self.given(&facts),
                 used: guest
                     .as_ref()
                     .map(|guest| Size::from_bytes(guest.memory.total.saturating_sub(guest.memory.available))),

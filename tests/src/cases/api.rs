@@ -112,6 +112,9 @@ fn events_are_as_described_and_tell_of_containers_and_ports(context: &Context) -
     wait_for(&mut events, &api, "the ports there are", |event| {
         event["event"] == "ports"
     })?;
+    wait_for(&mut events, &api, "what it takes", |event| {
+        event["event"] == "usage" && event["resident"].as_u64() > Some(0)
+    })?;
 
     let web = Container::idle(&machine, name.clone(), &["-p", "127.0.0.1::80"])?;
     let has_port = |event: &Value| event["ports"].as_array().is_some_and(|ports| !ports.is_empty());

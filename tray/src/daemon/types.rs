@@ -210,6 +210,8 @@ pub(crate) enum Event {
         #[serde(default)]
         ports: Vec<Port>,
     },
+    /// It takes more or less of the host, or the host's disk is full; the status has the figures.
+    Usage,
     /// The machine failed; a state follows.
     Failed(Failure),
     /// One that this version does not show.

@@ -264,7 +264,7 @@ impl World {
                     profiles.current = profile;
                 }
             }
-            Event::Warning { .. } => {}
+            Event::Warning { .. } | Event::Usage => {}
             Event::Failed(_) | Event::Other => return Vec::new(),
         }
         vec![Effect::AskDaemon(name.to_owned())]

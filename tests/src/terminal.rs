@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, ioctl_tiocsctty, kill_process_group, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -41,6 +43,8 @@ impl Terminal {
         let theirs = File::options()
             .read(true)
             .write(true)
+            // It is the child's: a suite that leads a session without a terminal would get it and be hung up with it.
+            .custom_flags(OFlags::NOCTTY.bits().cast_signed())
             .open(name)
             .with_context(|| format!("cannot open {name}"))?;
         set_size(&ours, rows, columns)?;

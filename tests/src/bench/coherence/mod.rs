@@ -120,12 +120,14 @@ fn measure(machine: &Arc<Machine>, with_virtiofsd: bool) -> Result<Report> {
     };
     let mut report = Report::default();
     for place in places {
+        eprintln!("making the trees in {place}");
         ask(&format!("make {place}"))?;
     }
     for place in &places[1..] {
         ask(&format!("copy {} {place}", places[0]))?;
     }
     for group in WORK {
+        eprintln!("{}", group.join(", "));
         let mut least = vec![[f64::INFINITY; PLACES.len()]; group.len()];
         // The first round only brings everything into the guest's caches.
         for round in 0..=ROUNDS {

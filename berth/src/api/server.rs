@@ -29,6 +29,7 @@ use super::types::{
 };
 use super::{errno, happenings};
 use crate::config::{Config, MAX_CPUS, MIN_MEMORY};
+use crate::docker::containers::{self, Container};
 use crate::exit::chain;
 use crate::guest::GuestDial;
 use crate::host::Host;
@@ -44,6 +45,8 @@ use crate::shares::Share;
 
 /// How much of a guest's log is sent at once, in bytes.
 const CHUNK: usize = 64 * 1024;
+/// How long Docker gets to list its containers.
+const DOCKER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Serves the interface on `listener` until `stop` turns true, and then to the end of the answers that are under way.
 ///
@@ -173,7 +176,7 @@ async fn events(Shared(server): Shared<Server>) -> Response {
 
 /// The published ports, each with its container.
 async fn ports(Shared(server): Shared<Server>) -> Json<PortsReport> {
-    let containers = server.machine.containers.borrow().clone();
+    let containers = running_containers(&server).await;
     let ports = server.machine.published.list().into_iter().map(|port| {
         let container = containers.iter().find(|container| container.has(&port.published));
         PublishedReport {
@@ -188,8 +191,24 @@ async fn ports(Shared(server): Shared<Server>) -> Json<PortsReport> {
 
 /// The running containers.
 async fn containers(Shared(server): Shared<Server>) -> Json<ContainersReport> {
-    let containers = server.machine.containers.borrow().clone();
+    let containers = running_containers(&server).await;
     Json(ContainersReport { containers })
+}
+
+/// What Docker says now, or, when it does not answer, what it said last.
+async fn running_containers(server: &Server) -> Vec<Container> {
+    let machine = &server.machine;
+    if machine.state() == State::Running {
+        let socket = machine.paths.docker_socket();
+        match tokio::time::timeout(DOCKER_LIMIT, containers::running(&socket)).await {
+            Ok(Ok(containers)) => return containers,
+            Ok(Err(error)) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the list of containers")
+            }
+            Err(_) => tracing::debug!("Docker does not answer for the list of containers"),
+        }
+    }
+    machine.containers.borrow().clone()
 }
 
 /// One JSON object a line.

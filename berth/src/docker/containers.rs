@@ -121,8 +121,11 @@ async fn follow(
     }
 }
 
-/// What runs now.
-async fn running(socket: &std::path::Path) -> Result<Vec<Container>, ClientError> {
+/// What runs now. Asks dockerd, so it is never behind what Docker has answered before, as the list that is kept may be for a moment.
+///
+/// # Errors
+/// When nobody answers on `socket`, or not in Docker's words.
+pub async fn running(socket: &std::path::Path) -> Result<Vec<Container>, ClientError> {
     let body = client::get(socket, LIST).await?;
     let listed: Vec<Listed> =
         serde_json::from_slice(&body).map_err(|error| ClientError::Body(error.into()))?;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::console::warning;
+use crate::status::field;
 
 /// How often the figures are looked at.
 const PERIOD: Duration = Duration::from_secs(15);
@@ -83,12 +84,6 @@ fn sample() -> anyhow::Result<Sample> {
 
 /// `meminfo` and pgpgin and pgpgout are in KiB, refaults in pages.
 fn parse(meminfo: &str, vmstat: &str) -> Option<Sample> {
-    let field = |text: &str, name: &str| -> Option<u64> {
-        let rest = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix([':', ' ']))?;
-        rest.split_ascii_whitespace().next()?.parse().ok()
-    };
     let kib = |text, name| field(text, name)?.checked_mul(1024);
     let refaulted = field(vmstat, "workingset_refault_file")?.checked_mul(4096)?;
     Some(Sample {

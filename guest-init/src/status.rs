@@ -38,15 +38,17 @@ fn parse_load(text: &str) -> Option<[f64; 3]> {
     Some([words.next()??, words.next()??, words.next()??])
 }
 
+/// The number that stands after a name in `/proc/meminfo` or `/proc/vmstat`.
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix([':', ' ']))?;
+    rest.split_ascii_whitespace().next()?.parse().ok()
+}
+
 /// `/proc/meminfo`, whose figures are in units of 1024 bytes.
 fn parse_memory(text: &str) -> Option<MemoryStatus> {
-    let field = |name: &str| {
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-        let number: u64 = line.split_ascii_whitespace().next()?.parse().ok()?;
-        number.checked_mul(1024)
-    };
+    let field = |name: &str| field(text, name)?.checked_mul(1024);
     Some(MemoryStatus {
         total: field("MemTotal")?,
         available: field("MemAvailable")?,

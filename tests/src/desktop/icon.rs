@@ -84,6 +84,16 @@ impl Icon {
         })
     }
 
+    fn item_proxy(&self) -> Result<Proxy<'_>> {
+        let (name, path) = (self.name.as_str(), "/StatusNotifierItem");
+        Ok(Proxy::new(
+            &self.connection,
+            name,
+            path,
+            "org.kde.StatusNotifierItem",
+        )?)
+    }
+
     fn menu_proxy(&self) -> Result<Proxy<'_>> {
         let (name, path) = (self.name.as_str(), self.menu.as_str());
         Ok(Proxy::new(
@@ -100,13 +110,7 @@ impl Icon {
     /// When it does not answer.
     pub fn tool_tip(&self) -> Result<(String, String)> {
         type ToolTip = (String, Vec<(i32, i32, Vec<u8>)>, String, String);
-        let item = Proxy::new(
-            &self.connection,
-            self.name.as_str(),
-            "/StatusNotifierItem",
-            "org.kde.StatusNotifierItem",
-        )?;
-        let (_, _, title, text): ToolTip = item.get_property("ToolTip")?;
+        let (_, _, title, text): ToolTip = self.item_proxy()?.get_property("ToolTip")?;
         Ok((title, text))
     }
 
@@ -115,13 +119,7 @@ impl Icon {
     /// # Errors
     /// When it does not answer.
     pub fn pictures(&self) -> Result<Vec<(i32, i32, Vec<u8>)>> {
-        let item = Proxy::new(
-            &self.connection,
-            self.name.as_str(),
-            "/StatusNotifierItem",
-            "org.kde.StatusNotifierItem",
-        )?;
-        Ok(item.get_property("IconPixmap")?)
+        Ok(self.item_proxy()?.get_property("IconPixmap")?)
     }
 
     /// The menu, as a panel reads it that is about to show it.

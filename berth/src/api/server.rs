@@ -203,7 +203,7 @@ async fn running_containers(server: &Server) -> Vec<Container> {
         match tokio::time::timeout(DOCKER_LIMIT, containers::running(&socket)).await {
             Ok(Ok(containers)) => return containers,
             Ok(Err(error)) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the list of containers")
+                tracing::debug!(error = &error as &dyn std::error::Error, "the list of containers");
             }
             Err(_) => tracing::debug!("Docker does not answer for the list of containers"),
         }

@@ -1,4 +1,4 @@
-//! A mount namespace of a test's own: for a full disk, a missing device and the like, seen by one machine only.
+//! Namespaces of a test's own: for a full disk, a missing device, low limits and the like, seen by one machine only.
 
 use std::ffi::OsString;
 
@@ -39,10 +39,17 @@ impl Namespace {
         Self::make(&["--mount", "--net"], script)
     }
 
+    /// Makes a user namespace, also for root, whose limits for users are its own, and runs `script` in it.
+    ///
+    /// # Errors
+    /// When the host does not allow it or the script fails.
+    pub fn user(script: &str) -> Result<Namespace> {
+        Self::make(&["--user", "--map-root-user", "--mount"], script)
+    }
+
     fn make(kinds: &[&str], script: &str) -> Result<Namespace> {
-        let user = !geteuid().is_root();
         let mut program = Program::new("unshare");
-        if user {
+        if !geteuid().is_root() && !kinds.contains(&"--user") {
             program = program.args(["--user", "--map-root-user"]);
         }
         let holder = program
@@ -55,7 +62,7 @@ impl Namespace {
             .context("a namespace could not be set up")?;
         Ok(Namespace {
             holder,
-            user,
+            user: !geteuid().is_root() || kinds.contains(&"--user"),
             network: kinds.contains(&"--net"),
         })
     }

@@ -155,6 +155,8 @@ pub struct CoherenceReport {
     pub coherent: bool,
     /// Directories that are watched.
     pub watched: u64,
+    /// Those of them that only inotify can watch: the machine is told, and caches for a second at most all the same.
+    pub by_inotify: u64,
     /// Directories that the machine knows and that cannot be watched.
     pub unwatched: u64,
     /// Events of the host that were read.
@@ -176,6 +178,7 @@ impl From<Figures> for CoherenceReport {
         CoherenceReport {
             coherent: figures.coherent,
             watched: figures.watched,
+            by_inotify: figures.by_inotify,
             unwatched: figures.unwatched,
             seen: figures.seen,
             replayed: figures.replayed,

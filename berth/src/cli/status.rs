@@ -217,7 +217,14 @@ fn describe_coherence(coherence: &CoherenceReport) -> String {
         1 => "1 change".into(),
         number => format!("{number} changes"),
     };
-    format!("{} watched, {replayed} replayed", directories(coherence.watched))
+    let by_inotify = match coherence.by_inotify {
+        0 => String::new(),
+        number => format!(" ({number} by inotify)"),
+    };
+    format!(
+        "{} watched{by_inotify}, {replayed} replayed",
+        directories(coherence.watched)
+    )
 }
 
 /// One share in one line.
@@ -258,16 +265,21 @@ mod tests {
 
     #[test]
     fn host_changes_are_told_in_numbers() {
-        let told = |watched, replayed| {
+        let told = |watched, by_inotify, replayed| {
             let figures = Figures {
                 watched,
+                by_inotify,
                 replayed,
                 ..Figures::default()
             };
             describe_coherence(&figures.into())
         };
-        assert_eq!(told(12, 340), "12 directories watched, 340 changes replayed");
-        assert_eq!(told(1, 1), "1 directory watched, 1 change replayed");
+        assert_eq!(told(12, 0, 340), "12 directories watched, 340 changes replayed");
+        assert_eq!(told(1, 0, 1), "1 directory watched, 1 change replayed");
+        assert_eq!(
+            told(12, 5, 340),
+            "12 directories watched (5 by inotify), 340 changes replayed"
+        );
     }
 
     #[test]

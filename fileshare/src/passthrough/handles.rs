@@ -4,10 +4,11 @@
 //! nothing, or the wrong node, and is EBADF.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::coherence::OwnFd;
 use super::node::Node;
 use crate::filesystem::{Errno, Handle, NodeId, Result};
 
@@ -23,14 +24,14 @@ pub(super) trait OfNode {
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) node: Arc<Node>,
-    pub(super) fd: OwnedFd,
+    pub(super) fd: OwnFd,
     /// Written to since the last flush.
     pub(super) written: AtomicBool,
 }
 
 impl OpenFile {
     /// As it was opened.
-    pub(super) fn new(node: Arc<Node>, fd: OwnedFd) -> OpenFile {
+    pub(super) fn new(node: Arc<Node>, fd: OwnFd) -> OpenFile {
         OpenFile {
             node,
             fd,

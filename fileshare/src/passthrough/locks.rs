@@ -11,13 +11,14 @@
 //! There is no order among those who wait, and no EDEADLK: neither has open file description locks.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
+use super::coherence::OwnFd;
 use super::sys;
 use crate::filesystem::{Errno, Interruption, Lock, NodeId, Result};
 
@@ -44,7 +45,7 @@ struct Holder {
     locked: AtomicBool,
     /// The node is gone; waiting ends.
     doomed: AtomicBool,
-    fd: OwnedFd,
+    fd: OwnFd,
 }
 
 impl Locks {
@@ -79,7 +80,7 @@ impl Locks {
         node: NodeId,
         owner: u64,
         flock: bool,
-        open: impl FnOnce() -> Result<OwnedFd>,
+        open: impl FnOnce() -> Result<OwnFd>,
     ) -> Result<Arc<Holder>> {
         if let Some(holder) = self.find(node, owner, flock) {
             return Ok(holder);
@@ -169,7 +170,7 @@ impl Locks {
         lock: &Lock,
         flock: bool,
         waiting: Option<&dyn Interruption>,
-        open: impl FnOnce() -> Result<OwnedFd>,
+        open: impl FnOnce() -> Result<OwnFd>,
     ) -> Result<()> {
         let range = range(lock)?;
         if lock.kind == libc::F_UNLCK {
@@ -227,7 +228,7 @@ impl Locks {
         node: NodeId,
         owner: u64,
         lock: &Lock,
-        open: impl FnOnce() -> Result<OwnedFd>,
+        open: impl FnOnce() -> Result<OwnFd>,
     ) -> Result<Lock> {
         let (start, length) = range(lock)?;
         let mut asked = flock64(lock.kind, start, length);

@@ -43,6 +43,8 @@ pub(super) enum Watch {
     Unasked,
     Watched,
     Refused,
+    /// By inotify, which does not tell who did something: the guest is told, and caches as if it was not.
+    ByInotify,
 }
 
 impl Watch {
@@ -50,6 +52,7 @@ impl Watch {
         match number {
             1 => Watch::Watched,
             2 => Watch::Refused,
+            3 => Watch::ByInotify,
             _ => Watch::Unasked,
         }
     }

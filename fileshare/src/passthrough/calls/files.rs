@@ -10,6 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno as HostErrno;
 
 use super::super::Passthrough;
+use super::super::coherence::OwnFd;
 use super::super::config::CachePolicy;
 use super::super::contents;
 use super::super::discovery::{Found, NOWHERE};
@@ -75,6 +76,7 @@ impl Passthrough {
             self.drop_privileges(node, fd.as_fd(), kill_suidgid)?;
         }
         let cache = self.cache_flags(node, &fd, flags)?;
+        let fd = self.own_fd(node, fd);
         let handle = self.files.add(OpenFile::new(node.clone(), fd))?;
         Ok(Opened { handle, flags: cache })
     }
@@ -202,6 +204,7 @@ impl Passthrough {
             CachePolicy::Auto => past_the_cache(flags) | FOPEN_KEEP_CACHE,
             CachePolicy::Always => FOPEN_KEEP_CACHE,
         };
+        let fd = self.own_fd(&node, fd);
         match self.files.add(OpenFile::new(node, fd)) {
             Ok(handle) => Ok((entry, Opened { handle, flags })),
             Err(error) => {
@@ -232,6 +235,7 @@ impl Passthrough {
             Err(Errno(libc::EACCES)) if write => self.reopen(&node, OFlags::WRONLY)?,
             result => result?,
         };
+        let fd = self.own_fd(&node, fd);
         let file = Arc::new(OpenFile::new(node, fd));
         self.transient_files.insert(key, file.clone());
         Ok(file)
@@ -292,7 +296,11 @@ impl Passthrough {
 
     /// A description of the file that locks can be taken on: for writing too when that is permitted, as a write lock
     /// needs.
-    pub(super) fn open_to_lock(&self, node: &Arc<Node>) -> Result<OwnedFd> {
+    pub(super) fn open_to_lock(&self, node: &Arc<Node>) -> Result<OwnFd> {
+        Ok(self.own_fd(node, self.reopen_to_lock(node)?))
+    }
+
+    fn reopen_to_lock(&self, node: &Arc<Node>) -> Result<OwnedFd> {
         if node.is_file() && !node.share.read_only {
             match self.reopen(node, OFlags::RDWR) {
                 Err(Errno(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY)) => {}

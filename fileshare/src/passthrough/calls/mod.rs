@@ -1,4 +1,5 @@
-//! The requests, by groups; here is which group answers what.
+//! The requests, by groups; here is which group answers what. What changes something on the host is noted as this process's
+//! own doing while it lasts.
 
 mod attributes;
 mod directories;
@@ -64,6 +65,7 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.setattr(node);
         }
+        let _doing = self.doing_to(node);
         self.set_attributes(ctx, node, handle, set)
     }
 
@@ -75,6 +77,7 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.make(parent, name, libc::S_IFLNK);
         }
+        let _doing = self.doing_at(&[(parent, name)]);
         self.make_symlink(ctx, parent, name, target)
     }
 
@@ -90,6 +93,7 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.make(parent, name, mode & libc::S_IFMT);
         }
+        let _doing = self.doing_at(&[(parent, name)]);
         self.make_node(ctx, parent, name, mode, umask)
     }
 
@@ -97,6 +101,7 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.make(parent, name, libc::S_IFDIR);
         }
+        let _doing = self.doing_at(&[(parent, name)]);
         self.make_directory(ctx, parent, name, mode, umask)
     }
 
@@ -104,6 +109,7 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.remove(parent, name, false);
         }
+        let _doing = self.doing_at(&[(parent, name)]);
         self.remove(ctx, parent, name, false)
     }
 
@@ -111,6 +117,7 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.remove(parent, name, true);
         }
+        let _doing = self.doing_at(&[(parent, name)]);
         self.remove(ctx, parent, name, true)
     }
 
@@ -126,11 +133,13 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.rename((parent, name), (new_parent, new_name));
         }
+        let _doing = self.doing_at(&[(parent, name), (new_parent, new_name)]);
         self.rename_node(ctx, (parent, name), (new_parent, new_name), flags)
     }
 
     fn link(&self, ctx: &Context, node: NodeId, new_parent: NodeId, new_name: &CStr) -> Result<Entry> {
         self.not_for_agent(ctx)?;
+        let _doing = (self.doing_to(node), self.doing_at(&[(new_parent, new_name)]));
         self.make_link(ctx, node, new_parent, new_name)
     }
 
@@ -138,6 +147,8 @@ impl FileSystem for Passthrough {
         if let Some(agent) = self.for_agent(ctx) {
             return agent.open();
         }
+        let truncates = flags & libc::O_TRUNC as u32 != 0;
+        let _doing = truncates.then(|| self.doing_to(node));
         self.open_file(ctx, node, flags, kill_suidgid)
     }
 
@@ -152,6 +163,7 @@ impl FileSystem for Passthrough {
         kill_suidgid: bool,
     ) -> Result<(Entry, Opened)> {
         self.not_for_agent(ctx)?;
+        let _doing = self.doing_at(&[(parent, name)]);
         self.create_file(ctx, parent, name, mode & !umask, flags, kill_suidgid)
     }
 
@@ -194,6 +206,7 @@ impl FileSystem for Passthrough {
         self.not_for_agent(ctx)?;
         // What comes from the page cache has its place; only what a process appends right now has not.
         let append = flags & libc::O_APPEND as u32 != 0 && !delayed;
+        let _doing = self.doing_to(node);
         self.write_file(node, handle, offset, size, from, append, kill_suidgid)
     }
 
@@ -248,6 +261,7 @@ impl FileSystem for Passthrough {
 
     fn setxattr(&self, ctx: &Context, node: NodeId, name: &CStr, value: &[u8], flags: u32) -> Result<()> {
         self.not_for_agent(ctx)?;
+        let _doing = self.doing_to(node);
         self.set_xattr(ctx, node, name, value, flags)
     }
 
@@ -261,6 +275,7 @@ impl FileSystem for Passthrough {
 
     fn removexattr(&self, ctx: &Context, node: NodeId, name: &CStr) -> Result<()> {
         self.not_for_agent(ctx)?;
+        let _doing = self.doing_to(node);
         self.remove_xattr(ctx, node, name)
     }
 
@@ -299,6 +314,7 @@ impl FileSystem for Passthrough {
         length: u64,
     ) -> Result<()> {
         self.not_for_agent(ctx)?;
+        let _doing = self.doing_to(node);
         self.allocate(ctx, node, handle, mode, offset, length)
     }
 
@@ -311,6 +327,7 @@ impl FileSystem for Passthrough {
         flags: u64,
     ) -> Result<usize> {
         self.not_for_agent(ctx)?;
+        let _doing = self.doing_to(to.0);
         self.copy_range(ctx, from, to, length, flags)
     }
 }

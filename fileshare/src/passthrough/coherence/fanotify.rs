@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::super::sys;
+use super::event::{Event, Key};
 
 /// What is asked for: all that changes what a guest can see, in a directory and in what lies in it.
 const EVENTS: u64 = libc::FAN_CREATE
@@ -32,9 +33,6 @@ const CHANGED_ELSEWHERE: [u64; 11] = [
     0x786f_4256, // vboxsf
 ];
 
-/// Names an inode of a file system: what an event has in place of a path.
-pub(super) type Key = Box<[u8]>;
-
 /// A listening group.
 #[derive(Debug)]
 pub(super) struct Group(OwnedFd);
@@ -46,30 +44,10 @@ pub(super) enum Refusal {
     FileSystem,
     /// The host's user has as many marks as it may.
     Limit,
+    /// This kernel has no way to watch it.
+    Kernel,
     /// Anything else.
     Other(i32),
-}
-
-/// One event.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Event {
-    /// FAN_*.
-    pub(super) mask: u64,
-    /// This process's id when it did it; 0 otherwise, for who has no privileges.
-    pub(super) pid: i32,
-    /// The directory and the name in it; `.` is the directory itself. Of a rename, where it was, if that is watched.
-    pub(super) at: Option<(Key, Box<[u8]>)>,
-    /// Of a rename, where it is now, if that is watched.
-    pub(super) to: Option<(Key, Box<[u8]>)>,
-    /// What it happened to.
-    pub(super) target: Option<Key>,
-}
-
-impl Event {
-    /// Events were lost.
-    pub(super) fn is_overflow(&self) -> bool {
-        self.mask & libc::FAN_Q_OVERFLOW != 0
-    }
 }
 
 impl Group {

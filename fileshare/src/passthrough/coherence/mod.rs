@@ -7,7 +7,8 @@
 //! their user id, and the action they belong to by their group id ([`armed`]); whatever the agent asks beyond its actions is
 //! refused.
 //!
-//! What this process does itself, on behalf of the guest, is in the events as its own and is left out.
+//! What this process does itself, on behalf of the guest, is in the events as its own and is left out. What fanotify cannot
+//! watch, [`inotify`] does, with less to rely on ([`own`]).
 //!
 //! Names in watched directories, attributes of what lies there and contents are cached without limit while an agent is
 //! connected. What cannot be watched (other file systems below a share, file systems that others change too, files with
@@ -17,7 +18,10 @@
 mod action;
 mod answers;
 mod armed;
+mod event;
 mod fanotify;
+mod inotify;
+mod own;
 mod pump;
 mod report;
 mod translate;
@@ -41,6 +45,9 @@ pub use report::{Change, Figures};
 use super::Passthrough;
 use armed::Board;
 use fanotify::Group;
+use inotify::Instance;
+use own::Own;
+pub(super) use own::OwnFd;
 use watches::Watches;
 
 /// Keeps the caches of the guest right. Cheap to clone.
@@ -66,6 +73,7 @@ struct Running {
 /// What the thread and the file system share.
 pub(super) struct Watcher {
     watches: Watches,
+    own: Own,
     /// The user id of the agent's requests.
     agent_uid: u32,
     /// The guest may cache without limit.
@@ -105,15 +113,40 @@ impl Coherence {
     /// for a second at most, until [`Coherence::connect`]. To be called once, before the guest's session starts.
     ///
     /// # Errors
-    /// When the kernel cannot report changes as it must (fanotify of Linux 5.17), when this has been called before, or when
-    /// the thread cannot be started.
+    /// When the kernel reports changes neither by fanotify nor by inotify, when this has been called before, or when the
+    /// thread cannot be started.
     pub fn start(fs: &Arc<Passthrough>, agent_uid: u32) -> io::Result<Coherence> {
-        let group = Group::new().map_err(|error| {
-            let why = format!("this kernel cannot tell of changes as it must (Linux 5.17 can): {error}");
-            io::Error::new(error.kind(), why)
-        })?;
+        Coherence::start_with(fs, agent_uid, Group::new())
+    }
+
+    fn start_with(
+        fs: &Arc<Passthrough>,
+        agent_uid: u32,
+        fanotify: io::Result<Group>,
+    ) -> io::Result<Coherence> {
+        let (fanotify, inotify) = match (fanotify, Instance::new()) {
+            (Ok(group), Ok(instance)) => (Some(group), Some(instance)),
+            (Ok(group), Err(error)) => {
+                tracing::info!(%error, "inotify cannot be used in place of fanotify");
+                (Some(group), None)
+            }
+            (Err(error), Ok(instance)) => {
+                fs.warn(format!(
+                    "this host's kernel does not tell by fanotify what changes (Linux 5.17 does): {error}. inotify tells programs \
+                     in the machine that watch; what changes on the host is seen within a second"
+                ));
+                (None, Some(instance))
+            }
+            (Err(error), Err(other)) => {
+                let why = format!(
+                    "this kernel tells of changes neither by fanotify (Linux 5.17 does): {error}; nor by inotify: {other}"
+                );
+                return Err(io::Error::new(error.kind(), why));
+            }
+        };
         let watcher = Arc::new(Watcher {
-            watches: Watches::new(group),
+            watches: Watches::new(fanotify, inotify),
+            own: Own::default(),
             agent_uid,
             live: AtomicBool::new(false),
             board: Board::default(),
@@ -156,11 +189,12 @@ impl Coherence {
     pub fn figures(&self) -> Figures {
         let watcher = &self.running.watcher;
         let counts = &watcher.counts;
-        let (watched, unwatched) = watcher.watches.counts();
+        let (watched, by_inotify, unwatched) = watcher.watches.counts();
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Figures {
             coherent: watcher.is_live(),
             watched,
+            by_inotify,
             unwatched,
             seen: get(&counts.seen),
             replayed: get(&counts.replayed),

@@ -1,6 +1,8 @@
 //! The thread that reads events, has them replayed, and says when that is done.
 
 use std::collections::VecDeque;
+use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::super::Passthrough;
 use super::super::node::Node;
 use super::action::{Action, Agent, Numbered};
-use super::fanotify::Event;
+use super::event::Event;
+use super::inotify::Reader;
 use super::report::Change;
 use super::translate::Translator;
 use super::{NotCoherent, Reached, Watcher};
@@ -33,6 +36,9 @@ pub(super) struct Pump {
     stale: bool,
     number: u32,
     buffer: Vec<u8>,
+    /// For inotify.
+    reader: Reader,
+    raw_buffer: Vec<MaybeUninit<u8>>,
     translator: Translator,
 }
 
@@ -45,6 +51,8 @@ impl Pump {
             stale: false,
             number: 0,
             buffer: vec![0; BUFFER],
+            reader: Reader::default(),
+            raw_buffer: vec![MaybeUninit::uninit(); BUFFER],
             translator: Translator::default(),
         }
     }
@@ -53,12 +61,13 @@ impl Pump {
     pub(super) fn run(mut self) {
         loop {
             let watcher = self.watcher.clone();
-            let group = watcher.watches.group.as_fd();
-            let mut both = [
-                PollFd::from_borrowed_fd(group, PollFlags::IN),
-                PollFd::from_borrowed_fd(watcher.wake.as_fd(), PollFlags::IN),
-            ];
-            match poll(&mut both, None) {
+            let fanotify = watcher.watches.fanotify.iter().map(AsFd::as_fd);
+            let inotify = watcher.watches.inotify.iter().map(AsFd::as_fd);
+            let sources = fanotify.chain(inotify).chain([watcher.wake.as_fd()]);
+            let mut sources: Vec<_> = sources
+                .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
+                .collect();
+            match poll(&mut sources, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
                     tracing::error!(%error, "changes on the host can no longer be waited for");
@@ -103,27 +112,43 @@ impl Pump {
 
     /// Reads and replays all that is there.
     fn drain(&mut self) {
+        let watcher = self.watcher.clone();
+        if let Some(group) = &watcher.watches.fanotify {
+            self.drain_from(|pump, events| group.read(&mut pump.buffer, events));
+        }
+        if let Some(instance) = &watcher.watches.inotify {
+            let round = watcher.own.begin_round();
+            let all = self.drain_from(|pump, events| {
+                pump.reader
+                    .read(instance, &watcher.own, &mut pump.raw_buffer, events)
+            });
+            if all {
+                watcher.own.end_round(round);
+            }
+        }
+    }
+
+    /// Returns whether nothing is left.
+    fn drain_from(&mut self, mut read: impl FnMut(&mut Pump, &mut Vec<Event>) -> io::Result<bool>) -> bool {
         let mut count = 0;
-        loop {
+        // The rest is for the next round, for which there is a poll already.
+        while count <= QUEUE {
             let mut events = Vec::new();
-            let more = self.watcher.watches.group.read(&mut self.buffer, &mut events);
+            let more = read(self, &mut events);
             let read = Instant::now();
             match more {
                 Ok(true) => {}
-                Ok(false) => return,
+                Ok(false) => return true,
                 Err(error) => {
                     tracing::error!(%error, "events of the host cannot be read");
                     self.stale = true;
-                    return;
+                    return false;
                 }
             }
             count += events.len();
             self.replay(events, read);
-            if count > QUEUE {
-                // The rest is for the next round, for which there is a poll already.
-                return;
-            }
         }
+        false
     }
 
     fn replay(&mut self, events: Vec<Event>, read: Instant) {
@@ -137,7 +162,7 @@ impl Pump {
         }
         if self.stale || self.agent.is_none() {
             // A guest that will forget everything need not be told.
-            let others = events.iter().filter(|event| event.pid != own_pid()).count() as u64;
+            let others = events.iter().filter(|event| !event.is_own()).count() as u64;
             counts.seen.fetch_add(others, Ordering::Relaxed);
             counts.dropped.fetch_add(others, Ordering::Relaxed);
             return;
@@ -287,11 +312,6 @@ fn is_expected(error: i32) -> bool {
         error,
         0 | libc::ENOENT | libc::EEXIST | libc::ESTALE | libc::ENOTDIR | libc::EISDIR | libc::ENOTEMPTY
     )
-}
-
-/// This process, as events name it.
-pub(super) fn own_pid() -> i32 {
-    std::process::id() as i32
 }
 
 fn reach(barriers: Vec<Reached>, result: Result<(), NotCoherent>) {

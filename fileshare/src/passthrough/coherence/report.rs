@@ -9,6 +9,8 @@ pub struct Figures {
     pub coherent: bool,
     /// Directories that are watched.
     pub watched: u64,
+    /// Those of them that only inotify can watch: the guest is told of changes, and caches for a second at most all the same.
+    pub by_inotify: u64,
     /// Directories that the guest knows and that cannot be watched; what is in them is cached for a second at most.
     pub unwatched: u64,
     /// Events of other processes read from the host.

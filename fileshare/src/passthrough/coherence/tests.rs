@@ -150,10 +150,22 @@ impl Guest {
 impl World {
     /// Without an agent.
     fn alone() -> World {
+        World::watched_by(Group::new())
+    }
+
+    /// On a host without fanotify.
+    fn by_inotify() -> World {
+        let world = World::watched_by(Err(io::ErrorKind::Unsupported.into()));
+        world.connect();
+        world.sync().unwrap();
+        world
+    }
+
+    fn watched_by(fanotify: io::Result<Group>) -> World {
         let dir = tempfile::tempdir().unwrap();
         let config = PassthroughConfig::with_cache(CachePolicy::Auto);
         let fs = Arc::new(Passthrough::single(ShareConfig::new(dir.path()), config).unwrap());
-        let coherence = Coherence::start(&fs, AGENT).unwrap();
+        let coherence = Coherence::start_with(&fs, AGENT, fanotify).unwrap();
         let (sender, lost) = channel();
         coherence.on_lost(Box::new(move || sender.send(()).unwrap()));
         fs.init(u64::MAX);
@@ -288,7 +300,12 @@ fn words(actions: &[Action]) -> Vec<String> {
 
 #[test]
 fn what_another_process_does_is_replayed_in_its_order() {
-    let world = World::new();
+    for world in [World::new(), World::by_inotify()] {
+        is_replayed_in_its_order(&world);
+    }
+}
+
+fn is_replayed_in_its_order(world: &World) {
     let done = words(&world.after("echo x > f; chmod 600 f; mv f g; ln -s g l; mkdir d; rm g"));
     // The file was gone before the events were read, or was not: its life is the same.
     let of_file: Vec<_> = done
@@ -319,17 +336,146 @@ fn what_another_process_does_is_replayed_in_its_order() {
 
 #[test]
 fn what_the_guest_does_itself_is_not_replayed() {
-    let world = World::new();
-    let (entry, opened) = world
-        .fs
-        .create(&ROOT, ROOT_ID, c"mine", 0o644, libc::O_RDWR as u32, 0, false)
-        .unwrap();
-    world.fs.release(&ROOT, entry.node, opened.handle, None).unwrap();
-    world.fs.mkdir(&ROOT, ROOT_ID, c"dir", 0o755, 0).unwrap();
-    world.fs.unlink(&ROOT, ROOT_ID, c"mine").unwrap();
+    for world in [World::new(), World::by_inotify()] {
+        let fs = &*world.fs;
+        let flags = libc::O_RDWR as u32;
+        let (entry, opened) = fs
+            .create(&ROOT, ROOT_ID, c"mine", 0o644, flags, 0, false)
+            .unwrap();
+        let (file, dir) = (
+            entry.node,
+            fs.mkdir(&ROOT, ROOT_ID, c"dir", 0o755, 0).unwrap().node,
+        );
+        let set = SetAttr {
+            mode: Some(0o600),
+            uid: Some(5),
+            size: Some(10),
+            mtime: Some(SetTime::At(5, 6)),
+            ..SetAttr::default()
+        };
+        let mut text = crate::buffers::memory::MemoryRequest::new(b"text");
+        fs.write(&ROOT, file, opened.handle, 0, 4, &mut text, false, true, 0)
+            .unwrap();
+        fs.setattr(&ROOT, file, Some(opened.handle), &set).unwrap();
+        fs.setattr(&ROOT, file, None, &set).unwrap();
+        fs.setattr(&ROOT, dir, None, &SetAttr { size: None, ..set })
+            .unwrap();
+        fs.setxattr(&ROOT, file, c"user.x", b"y", 0).unwrap();
+        fs.link(&ROOT, file, dir, c"link").unwrap();
+        world.sync().unwrap();
+        // Closed when its events before have long been read.
+        fs.release(&ROOT, file, opened.handle, None).unwrap();
+        world.sync().unwrap();
+        fs.rename(&ROOT, ROOT_ID, c"mine", dir, c"moved", 0).unwrap();
+        fs.symlink(&ROOT, dir, c"symlink", c"moved").unwrap();
+        fs.mknod(&ROOT, dir, c"fifo", libc::S_IFIFO | 0o600, 0, 0)
+            .unwrap();
+        let again = fs
+            .open(&ROOT, file, (libc::O_WRONLY | libc::O_TRUNC) as u32, false)
+            .unwrap();
+        fs.release(&ROOT, file, again.handle, None).unwrap();
+        for name in [c"moved", c"link", c"symlink", c"fifo"] {
+            fs.unlink(&ROOT, dir, name).unwrap();
+        }
+        fs.rmdir(&ROOT, ROOT_ID, c"dir").unwrap();
+        world.sync().unwrap();
+        assert_eq!(*world.log.lock().unwrap(), []);
+        assert_eq!(world.coherence.figures().seen, 0);
+        // And what others do right afterwards is.
+        assert_eq!(
+            words(&world.after("mkdir dir mine")),
+            ["make dir Directory", "make mine Directory"]
+        );
+    }
+}
+
+#[test]
+fn what_inotify_watches_is_told_and_cached_for_a_second() {
+    let world = World::by_inotify();
+    world.host("mkdir d; echo x > d/f");
     world.sync().unwrap();
-    assert_eq!(world.log.lock().unwrap().len(), 0);
-    assert_eq!(world.coherence.figures().seen, 0);
+    let second = Duration::from_secs(1);
+    let dir = world.look(ROOT_ID, c"d");
+    assert_eq!((dir.entry_timeout, dir.attr_timeout), (second, second));
+    let file = world.look(dir.node, c"f");
+    assert_eq!((file.entry_timeout, file.attr_timeout), (second, second));
+    assert!(!file.attr.local_open);
+    let figures = world.coherence.figures();
+    assert_eq!(
+        (figures.watched, figures.by_inotify, figures.unwatched),
+        (2, 2, 0)
+    );
+    assert!(
+        world.fs.warnings()[0].contains("inotify"),
+        "{:?}",
+        world.fs.warnings()
+    );
+
+    // One action or two, as they come.
+    let written = words(&world.after("echo y >> d/f")).concat();
+    assert!(written.contains('m') && written.ends_with('w'), "{written}");
+    assert_eq!(words(&world.after("mv d/f d/g")), ["rename f g"]);
+    assert_eq!(
+        words(&world.after("chmod 700 d; chmod 700 .")),
+        ["touch d a", "touch . a"]
+    );
+    let unknown = tempfile::tempdir().unwrap();
+    let unknown = unknown.path().display();
+    assert_eq!(words(&world.after(&format!("mv d/g {unknown}/g"))), ["out g"]);
+    assert_eq!(words(&world.after(&format!("mv {unknown}/g d/g"))), ["in g"]);
+
+    world.fs.close_cached();
+    world.fs.forget(file.node, 100);
+    world.fs.forget(dir.node, 100);
+    let figures = world.coherence.figures();
+    assert_eq!((figures.watched, figures.by_inotify), (1, 1));
+    let seen = figures.seen;
+    assert_eq!(words(&world.after("touch d/h")), Vec::<String>::new());
+    assert_eq!(world.coherence.figures().seen, seen, "not even told");
+}
+
+#[test]
+fn what_fanotify_has_no_more_marks_for_inotify_watches() {
+    // A user namespace may have a limit of its own, and this process's threads must not be in it.
+    let probe = Command::new("unshare")
+        .args(["-Ur", "sh", "-ec", "echo 2 > /proc/sys/user/max_fanotify_marks"])
+        .output();
+    if !probe.is_ok_and(|probe| probe.status.success()) {
+        eprintln!("skipped: no user namespaces here");
+        return;
+    }
+    if std::env::var_os("BERTH_FEW_MARKS").is_none() {
+        let test = std::thread::current().name().unwrap().to_owned();
+        let status = Command::new("unshare")
+            .args(["-Ur", "sh", "-ec"])
+            .arg("echo 2 > /proc/sys/user/max_fanotify_marks; exec \"$0\" --exact \"$1\" --nocapture")
+            .arg(std::env::current_exe().unwrap())
+            .arg(test)
+            .env("BERTH_FEW_MARKS", "yes")
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
+    let world = World::new();
+    world.host("mkdir a b c");
+    world.sync().unwrap();
+    let nodes = [c"a", c"b", c"c"].map(|name| world.look(ROOT_ID, name));
+    let figures = world.coherence.figures();
+    assert_eq!(
+        (figures.watched, figures.by_inotify, figures.unwatched),
+        (4, 2, 0)
+    );
+    assert!(nodes[0].attr_timeout > nodes[1].attr_timeout);
+    assert!(
+        world.fs.warnings()[0].contains("max_user_marks"),
+        "{:?}",
+        world.fs.warnings()
+    );
+    assert_eq!(words(&world.after("mkdir b/x")), ["make x Directory"]);
+    // Whoever tells of it first.
+    let mut moved = words(&world.after("mv b/x a/x"));
+    moved.sort();
+    assert_eq!(moved, ["in x", "out x"]);
 }
 
 #[test]
@@ -566,7 +712,7 @@ fn an_exchange_is_one_action() {
         &std::fs::File::open(world.dir.path()).unwrap(),
     ))
     .unwrap();
-    let event = |from: &[u8], to: &[u8], target: &[u8]| fanotify::Event {
+    let event = |from: &[u8], to: &[u8], target: &[u8]| event::Event {
         mask: libc::FAN_RENAME,
         pid: 0,
         at: Some((root.clone(), from.into())),

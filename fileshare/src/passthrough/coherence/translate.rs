@@ -15,8 +15,7 @@ use super::super::exclusions::Step;
 use super::super::node::Node;
 use super::super::resolve::check_name;
 use super::action::{Action, STAGING_PARENT, What};
-use super::fanotify::{Event, Key};
-use super::pump::own_pid;
+use super::event::{Event, Key};
 use super::report::Change;
 use crate::filesystem::NodeId;
 
@@ -55,7 +54,7 @@ impl Translator {
                 break;
             }
             let Some(event) = events.pop_front() else { break };
-            if event.pid == own_pid() || event.is_overflow() {
+            if event.is_own() || event.is_overflow() {
                 continue;
             }
             sums.seen += 1;

@@ -2,6 +2,7 @@
 
 mod sequence;
 mod steps;
+mod without_fanotify;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ use crate::suite::{Context, Verdict};
 use crate::watcher::{self, Event, Watcher};
 use sequence::{difference, normal};
 use steps::{BEFORE, ENVIRONMENT, GIT, GROUPS, Group, LOOKED_FOR, NOT_IN_ENVIRONMENT, PROGRAMS, Step};
+use without_fanotify::where_fanotify_may_watch_nothing_watchers_are_told_by_inotify;
 
 cases!("shares":
     watchers_in_containers_are_told_what_watchers_on_the_host_are,
@@ -30,6 +32,7 @@ cases!("shares":
     watchers_in_containers_see_what_editors_copies_and_archives_do,
     watchers_in_containers_are_told_also_while_programs_look_for_the_names,
     berth_events_and_status_tell_of_host_changes,
+    where_fanotify_may_watch_nothing_watchers_are_told_by_inotify,
 );
 
 /// Where the container has the directory, and the program that watches.

@@ -14,7 +14,7 @@ use crate::program::Program;
 pub const TOOLS: &str = "berth.invalid/tools:test";
 
 /// The programs in it. Their packages have the same names.
-const PROGRAMS: &[&str] = &["socat"];
+const PROGRAMS: &[&str] = &["iperf3", "socat"];
 
 /// Imports the image into a machine that does not have it yet.
 ///

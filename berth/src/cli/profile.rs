@@ -12,7 +12,6 @@ use clap::{Args, Subcommand};
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::StartArgs;
 use super::context::{CommandContext, block_on};
 use super::list::names;
 use super::share::in_record;
@@ -466,22 +465,20 @@ fn use_profile(context: &CommandContext, args: &UseArgs) -> Result<()> {
             machine: context.name.to_string(),
             live: false,
             restarted: false,
-            report: SettingsReport {
-                profile: settings.profile,
-                cpus: settings.cpus,
-                max_cpus: settings.max_cpus,
-                memory: settings.memory,
-                max_memory: settings.max_memory,
-                memory_given: settings.memory,
-                shortfall: None,
-                needs_restart: Vec::new(),
-            },
+            report: as_started(settings),
         };
         return context.output.result(&used, &used);
     };
     if args.restart && !report.needs_restart.is_empty() {
         stop::stop(context, &StopArgs::default())?;
-        return start::run(context, &StartArgs::default());
+        let (status, _) = start::start(context, &Chosen::default())?;
+        let used = Used {
+            machine: context.name.to_string(),
+            live: true,
+            restarted: true,
+            report: as_started(status.settings),
+        };
+        return context.output.result(&used, &used);
     }
     let used = Used {
         machine: context.name.to_string(),
@@ -498,6 +495,20 @@ fn use_profile(context: &CommandContext, args: &UseArgs) -> Result<()> {
         ))?;
     }
     Ok(())
+}
+
+/// What a machine has that is, or will be, started with these.
+fn as_started(settings: Settings) -> SettingsReport {
+    SettingsReport {
+        profile: settings.profile,
+        cpus: settings.cpus,
+        max_cpus: settings.max_cpus,
+        memory: settings.memory,
+        max_memory: settings.max_memory,
+        memory_given: settings.memory,
+        shortfall: None,
+        needs_restart: Vec::new(),
+    }
 }
 
 fn bullets(lines: &[String]) -> String {
@@ -542,7 +553,11 @@ impl fmt::Display for Used {
             Some(name) => format!("has the profile {name}"),
             None => "has no profile".to_owned(),
         };
-        let when = if self.live { "" } else { " from its next start on" };
+        let when = match (self.live, self.restarted) {
+            (false, _) => " from its next start on",
+            (true, true) => " and was restarted for it",
+            (true, false) => "",
+        };
         writeln!(
             f,
             "The machine {} {profile}{when}: {} and {} of memory.",

@@ -33,8 +33,22 @@ struct Started<'a> {
     status: &'a Status,
 }
 
-/// Starts the machine and returns when Docker answers.
+/// Starts the machine, returns when Docker answers, and says how it is.
 pub(super) fn run(context: &CommandContext, args: &StartArgs) -> Result<()> {
+    let chosen = args.chosen();
+    let (status, was_running) = start(context, &chosen)?;
+    let text = describe(context, &status, was_running, &chosen);
+    context.output.result(
+        &Started {
+            was_running,
+            status: &status,
+        },
+        &text,
+    )
+}
+
+/// Starts the machine and returns when Docker answers; how it is then, and whether it was running before.
+pub(super) fn start(context: &CommandContext, chosen: &Chosen) -> Result<(Status, bool)> {
     let host = Host::detect();
     let config_file = context.paths.config_file();
     match write_template(&config_file, &host) {
@@ -50,29 +64,21 @@ pub(super) fn run(context: &CommandContext, args: &StartArgs) -> Result<()> {
         )),
     }
     let config = context.config()?;
-    let chosen = args.chosen();
     let before = context.record()?.map(|record| record.chosen).unwrap_or_default();
     Settings::resolve(&chosen.or(&before), &config, &host)
         .map_err(|error| Failure::wrap(Code::Usage, error))?;
 
-    let found = ensure_daemon(context, &chosen)?;
+    let found = ensure_daemon(context, chosen)?;
     if found != Found::Up {
         follow(context)?;
     }
     let was_running = found != Found::Nothing;
     let mut status = block_on(ready(context, config.boot_timeout()))?;
-    if was_running && change_what_can_be(context, &status, &chosen)? {
+    if was_running && change_what_can_be(context, &status, chosen)? {
         status = block_on(ready(context, config.boot_timeout()))?;
     }
     warn_of_override(context, &status);
-    let text = describe(context, &status, was_running, &chosen);
-    context.output.result(
-        &Started {
-            was_running,
-            status: &status,
-        },
-        &text,
-    )
+    Ok((status, was_running))
 }
 
 /// Sees to it that Docker answers in a machine that is up, which is not so when it is paused or its Docker was just

@@ -69,11 +69,12 @@ pub(crate) const RUN: [Package; 2] = [required("qemu-system-x86"), required("pas
 pub(crate) const DEMO: [Package; 1] = [required("busybox-static")];
 
 /// What the end-to-end tests and the lab need beside a machine.
-pub(crate) const TEST: [Package; 13] = [
+pub(crate) const TEST: [Package; 14] = [
     required("busybox-static"),
     required("docker-registry"),
     required("mmdebstrap"),
     // Runs in containers and beside them: TCP and UDP with their details.
+    required("iperf3"),
     required("socat"),
     // What fetches the programs that watch files.
     for_program("npm", "npm"),

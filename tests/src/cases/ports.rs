@@ -25,6 +25,7 @@ cases!("ports":
     a_container_sees_the_address_of_a_client_on_the_network,
     datagrams_go_to_the_container_and_answers_come_back,
     hundreds_of_connections_at_once_each_get_their_own_bytes,
+    iperf3_measures_in_both_directions_over_tcp_and_udp,
     a_slow_reader_gets_every_byte,
     what_listens_in_the_hosts_network_is_there_on_the_host,
     ports_survive_the_end_of_dockerd_and_a_restart_of_the_machine,
@@ -496,6 +497,65 @@ fn hundreds_of_connections_at_once_each_get_their_own_bytes(context: &Context) -
         let listed: Value = serde_json::from_str(&machine.berth(["ports", "--json"]).ok()?)?;
         Ok(listed["ports"][0]["open"] == json!(0))
     })?;
+    Ok(Verdict::Passed)
+}
+
+/// It speaks over one port with both protocols, several connections at once, the first of which controls the others.
+fn iperf3_measures_in_both_directions_over_tcp_and_udp(context: &Context) -> Result<Verdict> {
+    let machine = context.machine()?;
+    tools_image::import(&machine)?;
+    let port = free_port()?;
+    let publish = ["tcp", "udp"].map(|protocol| format!("127.0.0.1:{port}:5201/{protocol}"));
+    let _server = Container::of(
+        TOOLS,
+        &machine,
+        context.name("iperf3"),
+        &["-p", &publish[0], "-p", &publish[1]],
+        &["iperf3", "--server"],
+    )?;
+    drop(connect_in_time(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?);
+
+    let measure = |arguments: &[&str]| -> Result<Value> {
+        let client = Program::new("iperf3")
+            .args(["--client", "127.0.0.1", "--json", "--port", &port.to_string()])
+            .args(arguments)
+            .limit(STATE_LIMIT);
+        let printed = client
+            .ok()
+            .with_context(|| format!("iperf3 {}", arguments.join(" ")))?;
+        let mut report: Value = serde_json::from_str(&printed).with_context(|| printed.clone())?;
+        ensure!(
+            report["error"].is_null(),
+            "iperf3 {}: {report}",
+            arguments.join(" ")
+        );
+        Ok(report["end"].take())
+    };
+    let number = |value: &Value| value.as_f64().unwrap_or_default();
+    for direction in [&[][..], &["--reverse"]] {
+        let end = measure(&[&["--bytes", "4M", "--parallel", "4"], direction].concat())?;
+        let received = number(&end["sum_received"]["bytes"]);
+        ensure!(
+            received >= 4.0 * 1024.0 * 1024.0,
+            "{received} bytes came of 4 MiB {direction:?}"
+        );
+
+        let end = measure(
+            &[
+                &["--udp", "--bitrate", "2M", "--length", "1200", "--time", "2"],
+                direction,
+            ]
+            .concat(),
+        )?;
+        let (packets, lost) = (
+            number(&end["sum"]["packets"]),
+            number(&end["sum"]["lost_packets"]),
+        );
+        ensure!(
+            packets > 100.0 && lost < packets / 2.0,
+            "{lost} lost of {packets} {direction:?}"
+        );
+    }
     Ok(Verdict::Passed)
 }
 

@@ -308,9 +308,10 @@ fn what_needs_a_restart_is_told_and_done_with_one(context: &Context) -> Result<V
     let told = machine.berth(["profile", "use", "roomy"]).ok()?;
     let same_disk = disk()?;
     let report = machine
-        .berth(["profile", "use", "roomy", "--restart"])
+        .berth(["profile", "use", "roomy", "--restart", "--json"])
         .limit(START_LIMIT)
         .ok()?;
+    let report: Value = serde_json::from_str(&report).with_context(|| report.clone())?;
     let after = disk()?;
     let restarted = machine.status()?;
 
@@ -323,6 +324,15 @@ fn what_needs_a_restart_is_told_and_done_with_one(context: &Context) -> Result<V
     );
     same("profile", &restarted["settings"]["profile"], &json!("roomy"))?;
     same("memory", &restarted["settings"]["memory"], &json!(640 * MIB))?;
+    for (what, expected) in [
+        ("profile", json!("roomy")),
+        ("memory", json!(640 * MIB)),
+        ("live", json!(true)),
+        ("restarted", json!(true)),
+        ("needs_restart", json!([])),
+    ] {
+        same(what, &report[what], &expected)?;
+    }
 
     // The daemon dies, and its successor knows.
     machine.daemon()?.kill()?;

@@ -50,6 +50,7 @@ const PACKAGES: &[&str] = &[
     "ca-certificates",
     "curl",
     "docker-registry",
+    "iperf3",
     "socat",
     "strace",
 ];

@@ -31,7 +31,7 @@ const STOP_LIMIT: Duration = Duration::from_millis(200);
 /// Known hosts that emulate do about 1 million turns (of two instructions) a second. Processors do more than 1000
 /// million, and nested virtualization under a binary translator, the slowest thing that still boots a kernel, some 50 to
 /// 500 million, less when the host is busy. The threshold is a factor of ten above the former, and a factor of five or
-/// more below the latter.
+/// more below the latter. What is just below it is measured several times over, for a busy host's best moment to count.
 pub const EMULATION_THRESHOLD: u64 = 10_000_000;
 
 /// Probes the KVM at `kvm_path`. Never panics. Takes milliseconds where KVM works, well under a second where it emulates,

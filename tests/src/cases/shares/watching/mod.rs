@@ -112,7 +112,8 @@ impl Pair {
 
 /// A script in one of the directories.
 fn shell(sh: Program, dir: &Path, script: &str) -> Program {
-    let mut sh = sh.args(["-ec", script]).in_dir(dir);
+    // What enters a namespace on its way does not keep its directory.
+    let mut sh = sh.args(["-ec", &format!("cd '{}'\n{script}", dir.display())]);
     for (name, value) in ENVIRONMENT {
         sh = sh.env(name, value);
     }

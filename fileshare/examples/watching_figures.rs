@@ -24,6 +24,8 @@ const CTX: Context = Context {
 };
 const AGENT: u32 = 0xffb3_27e1;
 const FILES_PER_DIR: usize = 10;
+/// The first argument of the process that watches nothing.
+const UNWATCHED: &str = "--unwatched";
 /// How long nothing changes.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -37,11 +39,15 @@ impl Agent for Done {
 }
 
 fn main() {
-    let mut args = std::env::args().skip(1);
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == UNWATCHED).is_some() {
+        let tree = args.next().expect("a tree");
+        let (bytes, time) = look_everything_up(&share(Path::new(&tree)), count(args.next()));
+        println!("{bytes} {}", time.as_nanos());
+        return;
+    }
     let base = args.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let files: usize = args
-        .next()
-        .map_or(200_000, |number| number.parse().expect("FILES is a number"));
+    let files = args.next().map_or(200_000, |number| count(Some(number)));
     let dirs = files.div_ceil(FILES_PER_DIR);
     let tree = tempfile::tempdir_in(base).expect("a temporary directory");
     for dir in 0..dirs {
@@ -52,9 +58,21 @@ fn main() {
         }
     }
 
-    let unwatched = share(tree.path());
-    let (plain_bytes, plain_time) = look_everything_up(&unwatched, dirs);
-    drop(unwatched);
+    // In a process of its own, for memory that was freed would be used again.
+    let unwatched = Command::new(std::env::current_exe().expect("this program"))
+        .arg(UNWATCHED)
+        .arg(tree.path())
+        .arg(dirs.to_string())
+        .output()
+        .expect("this program once more");
+    let unwatched = String::from_utf8(unwatched.stdout).expect("numbers");
+    let mut unwatched = unwatched
+        .split_whitespace()
+        .map(|number| count(Some(number.to_owned())));
+    let (plain_bytes, plain_ns) = (
+        unwatched.next().expect("bytes"),
+        unwatched.next().expect("a time"),
+    );
 
     let fs = share(tree.path());
     let coherence = Coherence::start(&fs, AGENT).expect("watching");
@@ -87,7 +105,7 @@ fn main() {
         figures.unwatched,
         bytes.saturating_sub(plain_bytes) as f64 / figures.watched.max(1) as f64,
         time.as_nanos() as f64 / (files + dirs) as f64,
-        plain_time.as_nanos() as f64 / (files + dirs) as f64,
+        plain_ns as f64 / (files + dirs) as f64,
         idle.as_millis(),
         IDLE.as_secs(),
         told.seen,
@@ -115,6 +133,10 @@ fn look_everything_up(fs: &Passthrough, dirs: usize) -> (usize, Duration) {
         }
     }
     (resident().saturating_sub(before), start.elapsed())
+}
+
+fn count(number: Option<String>) -> usize {
+    number.and_then(|number| number.parse().ok()).expect("a number")
 }
 
 fn name(number: usize) -> CString {

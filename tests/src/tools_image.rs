@@ -45,11 +45,19 @@ pub fn import(machine: &Machine) -> Result<()> {
 /// The files that the dynamic linker would load for `program`, itself included.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let listed = Program::new("ldd").arg(program).ok()?;
-    Ok(listed
+    let mut libraries: Vec<_> = listed
         .split_whitespace()
         .filter(|word| word.starts_with('/'))
         .map(PathBuf::from)
-        .collect())
+        .collect();
+    // The C library loads this one by itself when a thread is cancelled.
+    let unwinder = libraries
+        .iter()
+        .find(|library| library.ends_with("libc.so.6"))
+        .map(|library| library.with_file_name("libgcc_s.so.1"))
+        .filter(|unwinder| unwinder.exists());
+    libraries.extend(unwinder);
+    Ok(libraries)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

@@ -518,8 +518,12 @@ fn iperf3_measures_in_both_directions_over_tcp_and_udp(context: &Context) -> Res
     let mut measure = |arguments: &[&str]| -> Result<Value> {
         clients += 1;
         wait_until("iperf3 to listen", STATE_LIMIT, || {
-            let said = machine.docker(["logs", server.name()]).ok()?;
-            Ok(said.matches("Server listening").count() >= clients)
+            let logs = machine.docker(["logs", server.name()]).run()?;
+            let running = machine
+                .docker(["inspect", "--format", "{{.State.Running}}", server.name()])
+                .ok()?;
+            ensure!(running == "true", "iperf3 has ended: {}", logs.describe());
+            Ok(logs.text().matches("Server listening").count() >= clients)
         })?;
         let client = Program::new("iperf3")
             .args(["--client", "127.0.0.1", "--json", "--port", &port.to_string()])

@@ -195,7 +195,9 @@ fn writers_on_both_sides_do_not_tear_each_others_files(context: &Context) -> Res
         .open(&log)
         .context("the log")?;
     for line in 0..LINES {
-        writeln!(file, "host-{line}-end").context("cannot append")?;
+        // In one piece: what is formatted into a file is written in several, with room for others between them.
+        let text = format!("host-{line}-end\n");
+        file.write_all(text.as_bytes()).context("cannot append")?;
         write(&dir.join("page.new"), &(line % 10).to_string().repeat(8192))?;
         fs::rename(dir.join("page.new"), dir.join("page")).context("cannot replace the file")?;
     }

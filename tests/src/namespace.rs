@@ -44,12 +44,17 @@ impl Namespace {
     /// # Errors
     /// When the host does not allow it or the script fails.
     pub fn user(script: &str) -> Result<Namespace> {
-        Self::make(&["--user", "--map-root-user", "--mount"], script)
+        Self::make_as(true, &["--mount"], script)
     }
 
     fn make(kinds: &[&str], script: &str) -> Result<Namespace> {
+        Self::make_as(!geteuid().is_root(), kinds, script)
+    }
+
+    /// `user`: in a user namespace.
+    fn make_as(user: bool, kinds: &[&str], script: &str) -> Result<Namespace> {
         let mut program = Program::new("unshare");
-        if !geteuid().is_root() && !kinds.contains(&"--user") {
+        if user {
             program = program.args(["--user", "--map-root-user"]);
         }
         let holder = program
@@ -62,7 +67,7 @@ impl Namespace {
             .context("a namespace could not be set up")?;
         Ok(Namespace {
             holder,
-            user: !geteuid().is_root() || kinds.contains(&"--user"),
+            user,
             network: kinds.contains(&"--net"),
         })
     }

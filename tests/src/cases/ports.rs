@@ -519,10 +519,8 @@ fn iperf3_measures_in_both_directions_over_tcp_and_udp(context: &Context) -> Res
         clients += 1;
         wait_until("iperf3 to listen", STATE_LIMIT, || {
             let logs = machine.docker(["logs", server.name()]).run()?;
-            let running = machine
-                .docker(["inspect", "--format", "{{.State.Running}}", server.name()])
-                .ok()?;
-            ensure!(running == "true", "iperf3 has ended: {}", logs.describe());
+            let running = inspect(&machine, server.name())?["State"]["Running"] == json!(true);
+            ensure!(running, "iperf3 has ended: {}", logs.describe());
             Ok(logs.text().matches("Server listening").count() >= clients)
         })?;
         let client = Program::new("iperf3")

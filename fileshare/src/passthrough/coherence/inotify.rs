@@ -183,7 +183,7 @@ fn event(raw: Raw, half: Option<Raw>) -> Option<Event> {
         pid,
         at,
         to,
-        target: None,
+        ..Event::default()
     };
     if raw.mask & libc::IN_MOVED_FROM != 0 {
         return Some(moved(place(raw), half.and_then(place)));
@@ -196,8 +196,7 @@ fn event(raw: Raw, half: Option<Raw>) -> Option<Event> {
         mask: u64::from(raw.mask),
         pid,
         at: place(raw),
-        to: None,
-        target: None,
+        ..Event::default()
     })
 }
 

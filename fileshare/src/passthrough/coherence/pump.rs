@@ -59,14 +59,14 @@ impl Pump {
 
     /// Works until it is told to stop.
     pub(super) fn run(mut self) {
+        let watcher = self.watcher.clone();
+        let fanotify = watcher.watches.fanotify.iter().map(AsFd::as_fd);
+        let inotify = watcher.watches.inotify.iter().map(AsFd::as_fd);
+        let sources = fanotify.chain(inotify).chain([watcher.wake.as_fd()]);
+        let mut sources: Vec<_> = sources
+            .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
+            .collect();
         loop {
-            let watcher = self.watcher.clone();
-            let fanotify = watcher.watches.fanotify.iter().map(AsFd::as_fd);
-            let inotify = watcher.watches.inotify.iter().map(AsFd::as_fd);
-            let sources = fanotify.chain(inotify).chain([watcher.wake.as_fd()]);
-            let mut sources: Vec<_> = sources
-                .map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN))
-                .collect();
             match poll(&mut sources, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use libtest_mimic::{Arguments, Completion, Conclusion, Failed, Trial};
@@ -33,7 +34,11 @@ pub struct Context {
     setup: Setup,
     machines: Mutex<Machines>,
     count: AtomicU32,
+    took: Mutex<Vec<(Duration, &'static str)>>,
 }
+
+/// How many cases the list of the slowest has.
+const SLOWEST: usize = 15;
 
 /// The machines that several cases use one after the other, each made by the first that asks for it.
 #[derive(Default)]
@@ -146,24 +151,36 @@ pub fn run(setup: Setup, mut arguments: Arguments, cases: Vec<Case>) -> Conclusi
         setup,
         machines: Mutex::default(),
         count: AtomicU32::new(0),
+        took: Mutex::default(),
     });
     let trials = cases
         .into_iter()
         .map(|case| {
             let context = Arc::clone(&context);
-            Trial::ignorable_test(case.name, move || match (case.run)(&context) {
-                Ok(Verdict::Passed) => Ok(Completion::Completed),
-                Ok(Verdict::NotHere(why)) => Ok(Completion::ignored_with(why)),
-                Err(error) => {
-                    // The report comes at the very end, and whoever watches a long run wants to know now.
-                    eprintln!("{}: {error:#}", case.name);
-                    Err(Failed::from(format!("{error:#}\n{}", context.diagnostics())))
+            Trial::ignorable_test(case.name, move || {
+                let begin = Instant::now();
+                let result = (case.run)(&context);
+                let mut took = context.took.lock().unwrap_or_else(PoisonError::into_inner);
+                took.push((begin.elapsed(), case.name));
+                drop(took);
+                match result {
+                    Ok(Verdict::Passed) => Ok(Completion::Completed),
+                    Ok(Verdict::NotHere(why)) => Ok(Completion::ignored_with(why)),
+                    Err(error) => {
+                        // The report comes at the very end, and whoever watches a long run wants to know now.
+                        eprintln!("{}: {error:#}", case.name);
+                        Err(Failed::from(format!("{error:#}\n{}", context.diagnostics())))
+                    }
                 }
             })
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if let Some(context) = Arc::into_inner(context) {
+    if let Some(mut context) = Arc::into_inner(context) {
+        let took = context.took.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if took.len() > SLOWEST {
+            eprintln!("{}", slowest(took));
+        }
         let machines = context
             .machines
             .into_inner()
@@ -173,6 +190,21 @@ pub fn run(setup: Setup, mut arguments: Arguments, cases: Vec<Case>) -> Conclusi
         }
     }
     conclusion
+}
+
+/// What took longest, the machine that the first case starts included.
+fn slowest(took: &mut [(Duration, &'static str)]) -> String {
+    took.sort_by(|one, other| other.cmp(one));
+    let all: Duration = took.iter().map(|(time, _)| *time).sum();
+    let mut text = format!(
+        "{} cases took {:.0} s; the slowest:",
+        took.len(),
+        all.as_secs_f64()
+    );
+    for (time, name) in took.iter().take(SLOWEST) {
+        text += &format!("\n{:>7.1} s  {name}", time.as_secs_f64());
+    }
+    text
 }
 
 fn finish(machine: Arc<Machine>, conclusion: &Conclusion, keep: bool) {

@@ -84,6 +84,9 @@ pub struct Attr {
     /// For as long as these attributes are valid, the guest may open the file for reading, or the directory, without asking
     /// ([`crate::wire::ATTR_LOCAL_OPEN`]).
     pub local_open: bool,
+    /// Of a directory that `mkdir` has just made: there is nothing in it, and the guest will be told of all that others make there
+    /// ([`crate::wire::ATTR_NO_NAMES`]).
+    pub no_names: bool,
 }
 
 /// An answer to `lookup` and to whatever makes a node (`struct fuse_entry_out`). Counts as one lookup of the node.

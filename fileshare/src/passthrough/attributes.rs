@@ -100,6 +100,7 @@ impl Passthrough {
             submount: node.submount && self.submounts.load(Ordering::Relaxed),
             caller_owns,
             local_open: lasts && marks && (node.is_file() || node.is_dir()) && is_readable(st),
+            no_names: false,
         };
         let timeout = if cacheable {
             self.lifetime(lasts, self.config.attr_timeout)

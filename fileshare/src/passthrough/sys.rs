@@ -76,6 +76,37 @@ pub(super) fn getdents(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
 
+/// Whether a directory, of which `fd` may be an O_PATH descriptor, has nothing in it and tells large and small letters apart.
+pub(super) fn is_empty_directory(fd: impl AsFd) -> io::Result<bool> {
+    /// FS_CASEFOLD_FL of `linux/fs.h`.
+    const CASEFOLD: u32 = 0x4000_0000;
+    /// Bytes of an entry before its name; the name ends with a zero (`struct linux_dirent64`).
+    const NAME: usize = 19;
+    const RECORD_LENGTH: usize = 16;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(fd, c".", flags, Mode::empty())?;
+    // What has no such flags does not fold.
+    if rustix::fs::ioctl_getflags(&dir).is_ok_and(|flags| flags.bits() & CASEFOLD != 0) {
+        return Ok(false);
+    }
+    let mut buffer = [0; 1024];
+    loop {
+        let read = getdents(dir.as_fd(), &mut buffer)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        let mut entries = &buffer[..read];
+        while let Some(length) = entries.get(RECORD_LENGTH..RECORD_LENGTH + 2) {
+            let length = usize::from(u16::from_ne_bytes([length[0], length[1]]));
+            let name = entries.get(NAME..length).unwrap_or_default();
+            if !(name.starts_with(b".\0") || name.starts_with(b"..\0")) {
+                return Ok(false);
+            }
+            entries = &entries[length..];
+        }
+    }
+}
+
 /// statvfs64 of the file system that `fd` is on.
 pub(super) fn statvfs(fd: BorrowedFd<'_>) -> io::Result<libc::statvfs64> {
     let mut out = std::mem::MaybeUninit::<libc::statvfs64>::zeroed();
@@ -216,6 +247,23 @@ mod tests {
         assert_eq!(file_handle(file.as_fd(), c"").unwrap(), by_name);
         std::fs::write(dir.path().join("b"), b"").unwrap();
         assert_ne!(file_handle(fd.as_fd(), c"b").unwrap(), by_name);
+    }
+
+    #[test]
+    fn an_empty_directory_has_no_names_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let fd = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+        assert!(is_empty_directory(&fd).unwrap());
+        for name in ["...", ".a", "-", &"n".repeat(255)] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            assert!(!is_empty_directory(&fd).unwrap(), "{name}");
+            std::fs::remove_file(path).unwrap();
+        }
+        assert!(is_empty_directory(&fd).unwrap());
+        let file = tempfile::tempfile().unwrap();
+        assert!(is_empty_directory(&file).is_err());
     }
 
     #[test]

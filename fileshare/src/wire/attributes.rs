@@ -2,8 +2,8 @@
 
 use super::codec::wire_struct;
 use super::flags::{
-    ATTR_CALLER_OWNS, ATTR_LOCAL_OPEN, ATTR_SUBMOUNT, STATX_ATTR_CALLER_OWNS, STATX_ATTR_LOCAL_OPEN,
-    STATX_BASIC_STATS, STATX_BTIME,
+    ATTR_CALLER_OWNS, ATTR_LOCAL_OPEN, ATTR_NO_NAMES, ATTR_SUBMOUNT, STATX_ATTR_CALLER_OWNS,
+    STATX_ATTR_LOCAL_OPEN, STATX_BASIC_STATS, STATX_BTIME,
 };
 use crate::filesystem::{Attr, Entry};
 
@@ -273,7 +273,8 @@ impl FuseAttr {
             blksize: attr.blksize,
             flags: flag(attr.submount && submounts, ATTR_SUBMOUNT)
                 | flag(attr.caller_owns, ATTR_CALLER_OWNS)
-                | flag(attr.local_open, ATTR_LOCAL_OPEN),
+                | flag(attr.local_open, ATTR_LOCAL_OPEN)
+                | flag(attr.no_names, ATTR_NO_NAMES),
         }
     }
 }

@@ -81,7 +81,8 @@ pub const HAS_RESEND: u64 = 1 << 39;
 /// FUSE_ALLOW_IDMAP: idmapped mounts; most requests then come without ids.
 pub const ALLOW_IDMAP: u64 = 1 << 40;
 
-/// Of berth's own guest kernel (`kernel-config/patches`): [`ATTR_CALLER_OWNS`] and [`ATTR_LOCAL_OPEN`] are understood.
+/// Of berth's own guest kernel (`kernel-config/patches`): [`ATTR_CALLER_OWNS`], [`ATTR_LOCAL_OPEN`] and [`ATTR_NO_NAMES`] are
+/// understood, and with [`FOPEN_NOFLUSH`], FLUSH still comes where somebody has asked for a POSIX lock.
 pub const BERTH_ATTRS: u64 = 1 << 62;
 
 /// FOPEN_DIRECT_IO: past the page cache.
@@ -134,6 +135,9 @@ pub const ATTR_SUBMOUNT: u32 = 1 << 0;
 pub const ATTR_CALLER_OWNS: u32 = 1 << 30;
 /// FUSE_ATTR_LOCAL_OPEN of berth's own guest kernel: opening for reading needs no OPEN while the attributes are valid.
 pub const ATTR_LOCAL_OPEN: u32 = 1 << 29;
+/// FUSE_ATTR_NO_NAMES of berth's own guest kernel, in a reply to MKDIR: a name that the guest has not made there itself, nor was told
+/// of, does not exist.
+pub const ATTR_NO_NAMES: u32 = 1 << 28;
 /// The same as [`ATTR_CALLER_OWNS`], in a `fuse_statx`.
 pub const STATX_ATTR_CALLER_OWNS: u64 = 1 << 62;
 /// The same as [`ATTR_LOCAL_OPEN`], in a `fuse_statx`.

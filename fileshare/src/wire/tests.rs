@@ -128,6 +128,7 @@ fn attributes_go_where_the_header_has_them() {
         submount: true,
         caller_owns: false,
         local_open: false,
+        no_names: false,
     };
     let wire = FuseAttr::new(&attr, true).to_vec();
     let at = |offset: usize| u32::from_le_bytes(wire[offset..offset + 4].try_into().unwrap());

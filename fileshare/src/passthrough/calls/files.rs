@@ -21,7 +21,7 @@ use super::super::resolve::check_name;
 use super::super::sys;
 use super::making::undo;
 use crate::filesystem::{Context, Entry, Errno, Handle, NodeId, Opened, Result};
-use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_PARALLEL_DIRECT_WRITES};
+use crate::wire::{FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_NOFLUSH, FOPEN_PARALLEL_DIRECT_WRITES};
 
 /// The flags of the guest's that the host is to know of. Not O_APPEND: a write says itself whether it appends, and with
 /// it every write would. Not O_DIRECT: the guest's kernel goes past its own cache on its own, and the host's alignment
@@ -89,7 +89,15 @@ impl Passthrough {
                 let unchanged = contents::unchanged(&node.contents, &sys::stat(fd)?, SystemTime::now());
                 past_the_cache(flags) | if unchanged { FOPEN_KEEP_CACHE } else { 0 }
             }
-        })
+        } | self.close_flags(node))
+    }
+
+    /// Whether the guest may close without asking. On file systems that others change too, which are not watched so, that is when
+    /// what became of writing is said. Locks are let go of with a FLUSH all the same.
+    fn close_flags(&self, node: &Node) -> u32 {
+        let alone = self.marks.load(Ordering::Relaxed)
+            && node.place().is_some_and(|place| self.names_last(&place.parent));
+        if alone { FOPEN_NOFLUSH } else { 0 }
     }
 
     pub(super) fn create_file(
@@ -203,7 +211,7 @@ impl Passthrough {
             CachePolicy::Never => FOPEN_DIRECT_IO,
             CachePolicy::Auto => past_the_cache(flags) | FOPEN_KEEP_CACHE,
             CachePolicy::Always => FOPEN_KEEP_CACHE,
-        };
+        } | self.close_flags(&node);
         let fd = self.own_fd(&node, fd);
         match self.files.add(OpenFile::new(node, fd)) {
             Ok(handle) => Ok((entry, Opened { handle, flags })),

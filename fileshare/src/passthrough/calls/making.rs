@@ -26,9 +26,20 @@ impl Passthrough {
         umask: u32,
     ) -> Result<Entry> {
         let mode = libc::S_IFDIR | mode & !umask & 0o7777;
-        self.make(ctx, parent, name, mode, |dir, host_mode| {
+        let mut entry = self.make(ctx, parent, name, mode, |dir, host_mode| {
             rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(host_mode))
-        })
+        })?;
+        entry.attr.no_names = entry.attr.local_open && self.is_watched_from_the_first_name(entry.node);
+        Ok(entry)
+    }
+
+    /// Whether the guest is told of every name that comes to be in a directory it has just made: that is watched by now, so
+    /// nothing may have come in before. Not where one file goes by several names that need not exist (case folding).
+    fn is_watched_from_the_first_name(&self, node: NodeId) -> bool {
+        let Ok(dir) = self.node(node).and_then(|node| self.path_fd(&node)) else {
+            return false;
+        };
+        sys::is_empty_directory(&dir).is_ok_and(|empty| empty)
     }
 
     pub(super) fn make_node(

@@ -191,8 +191,9 @@ impl Passthrough {
         rustix::fs::renameat_with(&from_fd, name, &to_fd, new_name, flags)?;
         let same = |node: &Arc<Node>| moved.as_ref().is_some_and(|moved| Arc::ptr_eq(node, moved));
         match replaced {
-            // Two names of one file: the host leaves both.
-            Some(Victim { node: Some(node), .. }) if same(&node) => return Ok(()),
+            // Two names of one file: the host leaves both. The guest asks for this only when it does not know yet that they are
+            // one, and would take the old name for gone: it is to look again.
+            Some(Victim { node: Some(node), .. }) if same(&node) => return Err(Errno(libc::ESTALE)),
             Some(Victim { node: Some(node), .. }) if flags == RenameFlags::EXCHANGE => {
                 self.moved(&node, (&to, new_name), (&from, name));
             }

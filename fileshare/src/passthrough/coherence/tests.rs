@@ -527,6 +527,53 @@ fn the_guest_may_cache_without_limit_what_is_watched_while_there_is_an_agent() {
 }
 
 #[test]
+fn the_guest_knows_all_names_of_a_directory_that_it_makes_and_is_told_of() {
+    let world = World::alone();
+    let make = |name| world.fs.mkdir(&ROOT, ROOT_ID, name, 0o755, 0).unwrap();
+    assert!(!make(c"before").attr.no_names, "there is no agent yet");
+    world.connect();
+    world.sync().unwrap();
+    // The root has been known for longer, and so has been cached.
+    world.look(ROOT_ID, c"before");
+    let made = make(c"made");
+    assert!(made.attr.no_names && made.attr.local_open);
+    // Only whoever makes it knows that there was nothing before.
+    assert!(!world.look(ROOT_ID, c"made").attr.no_names);
+    assert!(!world.fs.getattr(&ROOT, made.node, None).unwrap().0.no_names);
+    assert_eq!(words(&world.after("echo x > made/f")).len(), 2, "it is told");
+    let world = World::by_inotify();
+    assert!(
+        !world
+            .fs
+            .mkdir(&ROOT, ROOT_ID, c"d", 0o755, 0)
+            .unwrap()
+            .attr
+            .no_names
+    );
+}
+
+#[test]
+fn what_is_watched_is_closed_without_asking() {
+    use crate::wire::FOPEN_NOFLUSH;
+    let world = World::new();
+    let flags = (libc::O_RDWR | libc::O_CREAT) as u32;
+    let create = |world: &World| {
+        let (entry, opened) = world
+            .fs
+            .create(&ROOT, ROOT_ID, c"f", 0o644, flags, 0, false)
+            .unwrap();
+        let again = world
+            .fs
+            .open(&ROOT, entry.node, libc::O_WRONLY as u32, false)
+            .unwrap();
+        [opened, again].map(|opened| opened.flags & FOPEN_NOFLUSH != 0)
+    };
+    assert_eq!(create(&world), [true; 2]);
+    assert_eq!(create(&World::by_inotify()), [false; 2]);
+    assert_eq!(create(&World::alone()), [false; 2]);
+}
+
+#[test]
 fn a_new_file_is_what_it_is_on_the_host_and_nothing_is_done_there() {
     let world = World::new();
     world.after("echo hello > f");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{bind, directory, told_of_changes, write};
+use super::{bind, directory, read, told_of_changes, write};
 use crate::api::{post, sync};
 use crate::base_image::IMAGE;
 use crate::docker::{Container, Conversation, STATE_LIMIT, has, same};
@@ -22,6 +22,7 @@ cases!("shares":
     docker_exec_sees_what_the_host_has_just_written,
     after_a_barrier_a_running_process_sees_what_the_host_has_written,
     what_was_not_there_is_there_at_once_and_what_was_is_gone,
+    a_directory_that_a_container_made_is_right_whatever_either_side_does_in_it,
     tail_follows_a_log_of_the_host_through_its_rotation,
     more_changes_than_can_be_told_are_seen_all_the_same,
 );
@@ -180,6 +181,68 @@ fn what_was_not_there_is_there_at_once_and_what_was_is_gone(context: &Context) -
     Ok(Verdict::Passed)
 }
 
+/// The guest answers by itself for names in a directory that it has made: until it may not know all of them any more.
+fn a_directory_that_a_container_made_is_right_whatever_either_side_does_in_it(
+    context: &Context,
+) -> Result<Verdict> {
+    let machine = context.machine()?;
+    if let Some(verdict) = told_of_changes(&machine)? {
+        return Ok(verdict);
+    }
+    let dir = directory(context, &machine, "made")?;
+    let name = context.name("maker");
+    // It stays in the directory.
+    let script = "mkdir /x/d; cd /x/d; while read -r line; do eval \"$line\" 2>&1; done";
+    let run = machine
+        .docker(["run", "--rm", "-i", "--name", &name, "-v", &bind(&dir, "/x")])
+        .args([IMAGE, "sh", "-c", script]);
+    let mut maker = Conversation::start(&machine, name, run)?;
+    let mut does = |line: &str, answer: &str| -> Result<()> {
+        sync(&machine)?;
+        maker.tell(line)?;
+        same(line, &maker.answer()?.as_str(), &answer)
+    };
+    let made = dir.join("d");
+    let gone = "cat: can't open 'theirs': No such file or directory";
+    does("cat theirs", gone)?;
+    does("cat theirs", gone)?;
+    write(&made.join("theirs"), "of the host\n")?;
+    does("cat theirs", "of the host")?;
+    does("echo mine > mine; cat mine", "mine")?;
+    fs::rename(made.join("theirs"), made.join("moved")).context("cannot rename")?;
+    does("cat theirs", gone)?;
+    does("cat moved", "of the host")?;
+    // What replaces what, and is in the way of what.
+    does("mv mine moved; cat moved", "mine")?;
+    same(
+        "moved on the host",
+        &read(&made.join("moved"))?.as_str(),
+        &"mine\n",
+    )?;
+    does(
+        "mkdir moved",
+        "mkdir: can't create directory 'moved': File exists",
+    )?;
+    does("mkdir new; ln moved new/linked; cat new/linked", "mine")?;
+    write(&made.join("new/theirs"), "deeper\n")?;
+    does("cat new/theirs", "deeper")?;
+    fs::remove_dir_all(made.join("new")).context("cannot remove")?;
+    does(
+        "cat new/theirs",
+        "cat: can't open 'new/theirs': No such file or directory",
+    )?;
+    // It forgets what it knows, for want of memory.
+    machine
+        .docker(["run", "--rm", "--privileged", IMAGE])
+        .args(["sh", "-c", "sync; echo 3 > /proc/sys/vm/drop_caches"])
+        .ok()?;
+    does("cat moved", "mine")?;
+    does("cat theirs", gone)?;
+    write(&made.join("theirs"), "again\n")?;
+    does("cat theirs", "again")?;
+    Ok(Verdict::Passed)
+}
+
 fn tail_follows_a_log_of_the_host_through_its_rotation(context: &Context) -> Result<Verdict> {
     let machine = context.machine()?;
     if let Some(verdict) = told_of_changes(&machine)? {
@@ -242,14 +305,21 @@ fn more_changes_than_can_be_told_are_seen_all_the_same(context: &Context) -> Res
     let container = Container::idle(&machine, context.name("flood"), &["-v", &bind(&dir, "/x")])?;
     // Looked at, so that it is watched, and what is there is in the machine's caches, also what is not.
     container.exec("ls /x; cat /x/known; test ! -e /x/1").ok()?;
+    // And one that it has made itself, which somebody is in: it answers for the names there by itself.
+    container
+        .exec("mkdir /x/made; cd /x/made; test ! -e late; sleep 600 > /dev/null 2>&1 &")
+        .ok()?;
     let before = machine.status()?["coherence"].clone();
 
-    let script =
-        format!("i=0; while [ $i -lt {FLOOD} ]; do : > $i; i=$((i+1)); done; printf %s after! > known");
+    let script = format!(
+        "i=0; while [ $i -lt {FLOOD} ]; do : > $i; i=$((i+1)); done; printf %s after! > known; : > made/late"
+    );
     machine.program("sh").args(["-ec", &script]).in_dir(&dir).ok()?;
     let coherent = recovered(&machine)?;
-    let seen = container.exec("cd /x; cat known; test -f 1 && ls | wc -l").ok()?;
-    same("after the flood", &seen, &format!("after!{}", FLOOD + 1))?;
+    let seen = container
+        .exec("cd /x; cat known; test -f 1 && test -f made/late && ls | wc -l")
+        .ok()?;
+    same("after the flood", &seen, &format!("after!{}", FLOOD + 2))?;
     let figure = |of: &Value, name: &str| of[name].as_u64().unwrap_or_default();
     ensure!(
         figure(&coherent, "overflows") == figure(&before, "overflows")
@@ -266,7 +336,7 @@ fn more_changes_than_can_be_told_are_seen_all_the_same(context: &Context) -> Res
     }
     recovered(&machine)?;
     let seen = container.exec("cd /x; test ! -e 1 && ls").ok()?;
-    same("when the files are gone", &seen.as_str(), &"known")?;
+    same("when the files are gone", &seen.as_str(), &"known\nmade")?;
     Ok(Verdict::Passed)
 }
 

@@ -270,6 +270,16 @@ mod tests {
     }
 
     #[test]
+    fn the_guests_kernel_knows_the_agent_by_the_same_user() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../kernel-config/patches/0006-fuse-names-without-asking.patch"
+        );
+        let line = format!("+#define FUSE_BERTH_AGENT_UID\t{AGENT_UID:#x}\n");
+        assert!(std::fs::read_to_string(path).unwrap().contains(&line), "{line}");
+    }
+
+    #[test]
     fn actions_have_stable_names_on_the_wire() {
         let make = |what| Action::Make {
             parent: u64::MAX,

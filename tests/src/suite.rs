@@ -126,6 +126,15 @@ impl Context {
         format!("{stem}-{}", self.count.fetch_add(1, Ordering::Relaxed))
     }
 
+    /// Runs a case and notes how long it took.
+    fn try_case(&self, case: &Case) -> Result<Verdict> {
+        let begin = Instant::now();
+        let result = (case.run)(self);
+        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        took.push((begin.elapsed(), case.name));
+        result
+    }
+
     /// The ends of the logs of the shared machines.
     fn diagnostics(&self) -> String {
         let machines = self.machines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -157,20 +166,13 @@ pub fn run(setup: Setup, mut arguments: Arguments, cases: Vec<Case>) -> Conclusi
         .into_iter()
         .map(|case| {
             let context = Arc::clone(&context);
-            Trial::ignorable_test(case.name, move || {
-                let begin = Instant::now();
-                let result = (case.run)(&context);
-                let mut took = context.took.lock().unwrap_or_else(PoisonError::into_inner);
-                took.push((begin.elapsed(), case.name));
-                drop(took);
-                match result {
-                    Ok(Verdict::Passed) => Ok(Completion::Completed),
-                    Ok(Verdict::NotHere(why)) => Ok(Completion::ignored_with(why)),
-                    Err(error) => {
-                        // The report comes at the very end, and whoever watches a long run wants to know now.
-                        eprintln!("{}: {error:#}", case.name);
-                        Err(Failed::from(format!("{error:#}\n{}", context.diagnostics())))
-                    }
+            Trial::ignorable_test(case.name, move || match context.try_case(&case) {
+                Ok(Verdict::Passed) => Ok(Completion::Completed),
+                Ok(Verdict::NotHere(why)) => Ok(Completion::ignored_with(why)),
+                Err(error) => {
+                    // The report comes at the very end, and whoever watches a long run wants to know now.
+                    eprintln!("{}: {error:#}", case.name);
+                    Err(Failed::from(format!("{error:#}\n{}", context.diagnostics())))
                 }
             })
         })

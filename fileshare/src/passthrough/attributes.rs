@@ -50,8 +50,13 @@ impl Passthrough {
         }
         match parent {
             Some(parent) => self.names_last(parent),
-            None => node.place().is_some_and(|place| self.names_last(&place.parent)),
+            None => self.name_lasts(node),
         }
+    }
+
+    /// Whether the guest is told of what happens in the directory that a node was found in before.
+    pub(super) fn name_lasts(&self, node: &Node) -> bool {
+        node.place().is_some_and(|place| self.names_last(&place.parent))
     }
 
     /// How long the guest may keep what lasts, or else what does not.

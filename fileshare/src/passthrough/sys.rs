@@ -2,9 +2,10 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags, Timestamps};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Statx, StatxFlags, Timestamps};
 use rustix::io::Errno;
 
 use crate::filesystem::SetTime;
@@ -80,36 +81,26 @@ pub(super) fn getdents(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usiz
 pub(super) fn is_empty_directory(fd: impl AsFd) -> io::Result<bool> {
     /// FS_CASEFOLD_FL of `linux/fs.h`.
     const CASEFOLD: u32 = 0x4000_0000;
-    /// Bytes of an entry before its name; the name ends with a zero (`struct linux_dirent64`).
-    const NAME: usize = 19;
-    const RECORD_LENGTH: usize = 16;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(fd, c".", flags, Mode::empty())?;
     // What has no such flags does not fold.
     if rustix::fs::ioctl_getflags(&dir).is_ok_and(|flags| flags.bits() & CASEFOLD != 0) {
         return Ok(false);
     }
-    let mut buffer = [0; 1024];
-    loop {
-        let read = getdents(dir.as_fd(), &mut buffer)?;
-        if read == 0 {
-            return Ok(true);
-        }
-        let mut entries = &buffer[..read];
-        while let Some(length) = entries.get(RECORD_LENGTH..RECORD_LENGTH + 2) {
-            let length = usize::from(u16::from_ne_bytes([length[0], length[1]]));
-            let name = entries.get(NAME..length).unwrap_or_default();
-            if !(name.starts_with(b".\0") || name.starts_with(b"..\0")) {
-                return Ok(false);
-            }
-            entries = &entries[length..];
+    // More than the longest name takes.
+    let mut buffer = [MaybeUninit::uninit(); 1024];
+    let mut entries = RawDir::new(&dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
         }
     }
+    Ok(true)
 }
 
 /// statvfs64 of the file system that `fd` is on.
 pub(super) fn statvfs(fd: BorrowedFd<'_>) -> io::Result<libc::statvfs64> {
-    let mut out = std::mem::MaybeUninit::<libc::statvfs64>::zeroed();
+    let mut out = MaybeUninit::<libc::statvfs64>::zeroed();
     // SAFETY: `out` is room for one statvfs64, which the call fills.
     if unsafe { libc::fstatvfs64(fd.as_raw_fd(), out.as_mut_ptr()) } != 0 {
         return Err(io::Error::last_os_error());

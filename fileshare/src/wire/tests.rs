@@ -109,6 +109,49 @@ fn integers_are_little_endian_and_in_order() {
     assert_eq!(header.to_vec(), bytes);
 }
 
+/// What a patch of the guest's kernel adds to `linux/fuse.h`.
+fn added_by(patch: &str) -> String {
+    let path = format!("{}/../kernel-config/patches/{patch}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn the_marks_are_those_of_the_guests_kernel() {
+    for (patch, line, mark) in [
+        (
+            "0002-fuse-files-owned-by-whoever-asks.patch",
+            "FUSE_ATTR_CALLER_OWNS\t(1 << 30)",
+            ATTR_CALLER_OWNS,
+        ),
+        (
+            "0003-fuse-open-without-asking.patch",
+            "FUSE_ATTR_LOCAL_OPEN\t(1 << 29)",
+            ATTR_LOCAL_OPEN,
+        ),
+        (
+            "0006-fuse-names-without-asking.patch",
+            "FUSE_ATTR_NO_NAMES\t(1 << 28)",
+            ATTR_NO_NAMES,
+        ),
+    ] {
+        assert!(
+            added_by(patch).contains(&format!("+#define {line}")),
+            "{patch}: {line}"
+        );
+        let attr = Attr {
+            caller_owns: mark == ATTR_CALLER_OWNS,
+            local_open: mark == ATTR_LOCAL_OPEN,
+            no_names: mark == ATTR_NO_NAMES,
+            ..Attr::default()
+        };
+        let bit = line.split("<< ").nth(1).unwrap().trim_end_matches(')');
+        assert_eq!(
+            FuseAttr::new(&attr, false).flags,
+            1 << bit.parse::<u32>().unwrap()
+        );
+    }
+}
+
 #[test]
 fn attributes_go_where_the_header_has_them() {
     let attr = Attr {

@@ -92,12 +92,14 @@ impl Passthrough {
         } | self.close_flags(node))
     }
 
-    /// Whether the guest may close without asking. On file systems that others change too, which are not watched so, that is when
+    /// FOPEN_NOFLUSH where the guest may close without asking. On file systems that others change too, which are not watched so, that is when
     /// what became of writing is said. Locks are let go of with a FLUSH all the same.
     fn close_flags(&self, node: &Node) -> u32 {
-        let alone = self.marks.load(Ordering::Relaxed)
-            && node.place().is_some_and(|place| self.names_last(&place.parent));
-        if alone { FOPEN_NOFLUSH } else { 0 }
+        if self.marks.load(Ordering::Relaxed) && self.name_lasts(node) {
+            FOPEN_NOFLUSH
+        } else {
+            0
+        }
     }
 
     pub(super) fn create_file(

@@ -36,10 +36,9 @@ impl Passthrough {
     /// Whether the guest is told of every name that comes to be in a directory it has just made: that is watched by now, so
     /// nothing may have come in before. Not where one file goes by several names that need not exist (case folding).
     fn is_watched_from_the_first_name(&self, node: NodeId) -> bool {
-        let Ok(dir) = self.node(node).and_then(|node| self.path_fd(&node)) else {
-            return false;
-        };
-        sys::is_empty_directory(&dir).is_ok_and(|empty| empty)
+        let dir = self.node(node).and_then(|node| self.path_fd(&node));
+        // What cannot be looked at is asked about by the guest, as any other directory is.
+        dir.is_ok_and(|dir| sys::is_empty_directory(dir).unwrap_or(false))
     }
 
     pub(super) fn make_node(

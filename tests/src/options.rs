@@ -31,7 +31,7 @@ pub struct Options {
     /// The engine under test
     #[arg(long, value_enum, default_value_t = Engine::Qemu)]
     pub engine: Engine,
-    /// Run the long versions too (200 containers at once instead of 20)
+    /// Run the long versions too (200 containers at once instead of 20, or of 8 on kvm)
     #[arg(long)]
     pub full: bool,
     /// Virtual CPUs of the machines under test
@@ -52,6 +52,12 @@ pub struct Options {
     /// Keep the directories of machines whose test failed, and say where they are
     #[arg(long)]
     pub keep: bool,
+    /// Share the cases with other runs that are given this empty directory: each case is run by the first that comes to it
+    #[arg(long, value_name = "DIR")]
+    pub claims: Option<PathBuf>,
+    /// Run the last case first
+    #[arg(long)]
+    pub reverse: bool,
 }
 
 /// The programs and files a run uses, all found.

@@ -1,5 +1,7 @@
 //! A run of the suite: what the cases share, and how they are run and reported.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,7 +66,8 @@ impl Context {
     }
 
     /// A running machine with the base image, for cases that leave it as they found it. When it has gone down, the case that
-    /// it went down in has failed with what its logs say, and the next ones get a new one.
+    /// it went down in has failed with what its logs say, and the next ones get a new one. The machine of
+    /// [`Context::fault_machine`] is deleted: two at once are much for a small host.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -75,8 +78,8 @@ impl Context {
                 return Ok(Arc::clone(machine));
             }
             eprintln!("the machine is down; starting another\n{}", machine.diagnostics());
-            machines.docker = None;
         }
+        *machines = Machines::default();
         let machine = Arc::new(Machine::new(&self.setup)?);
         machine
             .start()
@@ -87,9 +90,20 @@ impl Context {
         Ok(machine)
     }
 
+    /// Takes a case for this run; `false` when another run with the same directory of claims has it.
+    fn claim(&self, case: &Case) -> Result<bool> {
+        let Some(dir) = &self.setup.options.claims else {
+            return Ok(true);
+        };
+        match File::create_new(dir.join(case.name)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot claim a case in {}", dir.display())),
+        }
+    }
+
     /// A running machine for cases that break it. It is started again where the case before left it stopped, which is
-    /// part of what those cases prove. The machine of [`Context::machine`] is deleted: it has had its turn, and two at
-    /// once are much for a small host.
+    /// part of what those cases prove. The machine of [`Context::machine`] is deleted, as that does with this one.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -126,8 +140,11 @@ impl Context {
         format!("{stem}-{}", self.count.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Runs a case and notes how long it took.
+    /// Runs a case, unless another run has it, and notes how long it took.
     fn try_case(&self, case: &Case) -> Result<Verdict> {
+        if !self.claim(case)? {
+            return Ok(Verdict::NotHere("another run has it".into()));
+        }
         let begin = Instant::now();
         let result = (case.run)(self);
         let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,8 +169,11 @@ impl Context {
     }
 }
 
-/// Runs the cases that the arguments choose, in the order given.
-pub fn run(setup: Setup, mut arguments: Arguments, cases: Vec<Case>) -> Conclusion {
+/// Runs the cases that the arguments choose, in the order given or in reverse.
+pub fn run(setup: Setup, mut arguments: Arguments, mut cases: Vec<Case>) -> Conclusion {
+    if setup.options.reverse {
+        cases.reverse();
+    }
     // The cases share a machine whose CPUs are all busy with one of them; side by side they would only time out.
     arguments.test_threads.get_or_insert(1);
     let context = Arc::new(Context {

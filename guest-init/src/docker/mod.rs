@@ -6,6 +6,7 @@ mod containerd;
 mod leftovers;
 pub(crate) mod log_file;
 mod ready;
+mod runc;
 
 use std::io::{self, PipeWriter};
 use std::os::unix::process::CommandExt;
@@ -43,6 +44,7 @@ pub(crate) struct Docker {
     log: Mutex<Option<watch::Receiver<Position>>>,
     stop: watch::Sender<Option<Duration>>,
     stopped: watch::Sender<bool>,
+    runc: Mutex<Option<runc::Sealed>>,
 }
 
 impl Docker {
@@ -58,6 +60,7 @@ impl Docker {
             log: Mutex::new(None),
             stop: watch::Sender::new(None),
             stopped: watch::Sender::new(false),
+            runc: Mutex::new(None),
         })
     }
 
@@ -81,6 +84,17 @@ impl Docker {
         let mut stopped = self.stopped.subscribe();
         // An error would mean that we are gone ourselves.
         let _ = timeout(grace + 2 * KILLED, stopped.wait_for(|stopped| *stopped)).await;
+    }
+
+    /// Makes the copy of runc, if it is not there yet. Blocks.
+    fn seal_runc(&self) {
+        let mut sealed = lock(&self.runc);
+        if sealed.is_none() {
+            match runc::seal() {
+                Ok(copy) => *sealed = Some(copy),
+                Err(e) => warning!("containers will start slower: {e:#}"),
+            }
+        }
     }
 
     fn update(&self, change: impl FnOnce(&mut DockerStatus)) {
@@ -254,7 +268,7 @@ fn as_service(command: &mut Command, trust: Option<&Path>) {
     let trust = trust.map(|file| (certificates::VARIABLE, file));
     command
         .env_clear()
-        .env("PATH", tool::PATH)
+        .env("PATH", format!("{}:{}", runc::DIRECTORY, tool::PATH))
         .env("HOME", "/root")
         .envs(trust)
         .current_dir("/");
@@ -317,6 +331,8 @@ async fn watch_for_answer(docker: Arc<Docker>, events: Events, pid: u32, gone: o
     if fresh {
         notice!("dockerd {version} answers");
         events.send(GuestEvent::DockerReady { version });
+        // Not earlier: a start is not to wait for it.
+        tokio::task::spawn_blocking(move || docker.seal_runc());
     }
 }
 

@@ -43,6 +43,17 @@ impl Accelerator {
             Accelerator::Kvm => "host",
         }
     }
+
+    /// What the guest's kernel is told besides.
+    fn cmdline(self, version: (u32, u32, u32)) -> &'static str {
+        match self {
+            // TCG of QEMU 7.2 finds what it has translated by the address it is at, so a program at another address is all
+            // translated anew. Without random addresses it is at the same every time, which makes starting one five times as
+            // fast. 10.0 is known to find it wherever it is.
+            Accelerator::Tcg if version < (10, 0, 0) => " norandmaps",
+            Accelerator::Tcg | Accelerator::Kvm => "",
+        }
+    }
 }
 
 /// The sockets on which QEMU finds the daemon.
@@ -89,7 +100,10 @@ pub(super) fn arguments(
         format!("memory-backend-memfd,id=ram,size={memory}M,share=on"),
     );
     line.option("-kernel", Words::new("").raw(spec.kernel.as_os_str().as_bytes()));
-    line.option("-append", spec.cmdline.as_str());
+    line.option(
+        "-append",
+        format!("{}{}", spec.cmdline, accelerator.cmdline(version)),
+    );
 
     // The early console and panics on the 8250, everything else on virtio-console: one stream, as it happens.
     line.option("-chardev", "stdio,id=console,mux=on,signal=off");
@@ -292,6 +306,14 @@ mod tests {
                 "vhost-user-fs-device,chardev=fs,num-request-queues=2,queue-size=1024,tag=a,,tag",
             ]
         );
+    }
+
+    #[test]
+    fn only_old_emulation_goes_without_random_addresses() {
+        let old = (7, 2, 19);
+        assert_eq!(Accelerator::Tcg.cmdline(old), " norandmaps");
+        assert_eq!(Accelerator::Tcg.cmdline((10, 0, 2)), "");
+        assert_eq!(Accelerator::Kvm.cmdline(old), "");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub struct Options {
     /// The engine under test
     #[arg(long, value_enum, default_value_t = Engine::Qemu)]
     pub engine: Engine,
-    /// Run the long versions too (200 containers at once instead of 20, or of 8 on kvm)
+    /// Run the long versions too (200 containers at once instead of 20)
     #[arg(long)]
     pub full: bool,
     /// Virtual CPUs of the machines under test
@@ -55,6 +55,9 @@ pub struct Options {
     /// Share the cases with other runs that are given this empty directory: each case is run by the first that comes to it
     #[arg(long, value_name = "DIR")]
     pub claims: Option<PathBuf>,
+    /// Run only cases whose names begin like this; may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub only: Vec<String>,
     /// Run the last case first
     #[arg(long)]
     pub reverse: bool,

@@ -169,6 +169,21 @@ impl Context {
     }
 }
 
+/// The cases whose names begin with one of `beginnings`; all when there is none.
+///
+/// # Errors
+/// When a beginning is that of no case, which would go unnoticed.
+pub fn only(mut cases: Vec<Case>, beginnings: &[String]) -> Result<Vec<Case>> {
+    let begins = |case: &Case, beginning: &String| case.name.starts_with(beginning.as_str());
+    for beginning in beginnings {
+        if !cases.iter().any(|case| begins(case, beginning)) {
+            bail!("there is no case whose name begins with {beginning}");
+        }
+    }
+    cases.retain(|case| beginnings.is_empty() || beginnings.iter().any(|beginning| begins(case, beginning)));
+    Ok(cases)
+}
+
 /// Runs the cases that the arguments choose, in the order given or in reverse.
 pub fn run(setup: Setup, mut arguments: Arguments, mut cases: Vec<Case>) -> Conclusion {
     if setup.options.reverse {
@@ -236,5 +251,31 @@ fn finish(machine: Arc<Machine>, conclusion: &Conclusion, keep: bool) {
     {
         drop(machine.stop());
         eprintln!("kept {}", machine.keep().display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_and_nothing_that_is_not_there() {
+        let cases = || {
+            ["a::one", "a::two", "b::one"]
+                .map(|name| Case {
+                    name,
+                    run: |_| Ok(Verdict::Passed),
+                })
+                .to_vec()
+        };
+        let names = |beginnings: &[&str]| {
+            let beginnings: Vec<_> = beginnings.iter().map(|&name| name.to_owned()).collect();
+            let cases = only(cases(), &beginnings)?;
+            Ok::<_, anyhow::Error>(cases.iter().map(|case| case.name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).unwrap().len(), 3);
+        assert_eq!(names(&["b::", "a::t"]).unwrap(), ["a::two", "b::one"]);
+        let error = names(&["a::", "c::"]).unwrap_err().to_string();
+        assert!(error.ends_with("begins with c::"), "{error}");
     }
 }

@@ -30,14 +30,18 @@ fn main() -> ExitCode {
         let file = PathBuf::from(arguments.next().unwrap_or_default());
         return serve_names(&address.to_string_lossy(), &file);
     }
-    let cli = Cli::parse();
-    match Setup::find(cli.options) {
-        Ok(setup) => suite::run(setup, cli.arguments, cases::all()).exit_code(),
+    match run(Cli::parse()) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(2)
         }
     }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let cases = suite::only(cases::all(), &cli.options.only)?;
+    Ok(suite::run(Setup::find(cli.options)?, cli.arguments, cases).exit_code())
 }
 
 /// Watches files in a container, for one of the cases.

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::base_image::IMAGE;
 use crate::docker::{Container, has, run_script, same};
-use crate::options::Engine;
 use crate::suite::{Context, Verdict};
 use crate::terminal::Terminal;
 
@@ -189,12 +188,7 @@ fn events_tell_the_life_of_a_container_in_order(context: &Context) -> Result<Ver
 
 fn many_containers_at_once_all_run(context: &Context) -> Result<Verdict> {
     let machine = context.machine()?;
-    // The lab emulates a machine in a machine, where each takes twice as long.
-    let count = match (context.setup().options.full, context.engine()) {
-        (true, _) => 200,
-        (false, Engine::Qemu) => 20,
-        (false, Engine::Kvm) => 8,
-    };
+    let count = if context.setup().options.full { 200 } else { 20 };
     let label = context.name("berth.many");
 
     let results: Vec<Result<String>> = thread::scope(|scope| {

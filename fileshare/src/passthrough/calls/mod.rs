@@ -37,7 +37,10 @@ impl FileSystem for Passthrough {
     }
 
     fn lookup_self(&self, ctx: &Context, node: NodeId) -> Result<Entry> {
-        self.look_up_self(&self.on_whose_behalf(ctx), node)
+        if let Some(agent) = self.for_agent(ctx) {
+            return agent.lookup_self(node);
+        }
+        self.look_up_self(ctx, node)
     }
 
     fn lookup_parent(&self, ctx: &Context, node: NodeId) -> Result<Entry> {

@@ -73,7 +73,7 @@ impl Passthrough {
         Ok(self.entry_of(node.id, attr, timeout, self.names_last(parent)))
     }
 
-    pub(super) fn look_up_self(&self, ctx: &Context, id: NodeId) -> Result<Entry> {
+    pub(in super::super) fn look_up_self(&self, ctx: &Context, id: NodeId) -> Result<Entry> {
         if self.is_virtual_root(id) {
             return Ok(self.virtual_root_entry());
         }

@@ -158,6 +158,29 @@ impl Answers<'_> {
         }
     }
 
+    /// A node on the way to what is to be done. A directory that the host has removed since is still in the guest, which has to be
+    /// told what was moved out of it before.
+    pub(in super::super) fn lookup_self(&self, id: NodeId) -> Result<Entry> {
+        match self.fs.look_up_self(&NOBODY_IN_PARTICULAR, id) {
+            Err(Errno(libc::ESTALE)) => {
+                let node = self.removed_directory(id)?;
+                self.fs.store.count(&node)?;
+                Ok(zero_lived(id, libc::S_IFDIR))
+            }
+            found => found,
+        }
+    }
+
+    /// A directory that the guest knows, the host having it no more. ESTALE when the guest does not know it either.
+    fn removed_directory(&self, id: NodeId) -> Result<Arc<Node>> {
+        let node = self.fs.node(id)?;
+        if node.is_dir() {
+            Ok(node)
+        } else {
+            Err(Errno(libc::ESTALE))
+        }
+    }
+
     /// What the guest knows by the name that something is renamed to.
     fn victim(&self) -> Option<Arc<Node>> {
         let armed = self.armed.as_ref()?;
@@ -319,7 +342,13 @@ impl Answers<'_> {
     }
 
     fn attributes(&self, node: NodeId) -> Result<(Attr, Duration)> {
-        self.fs.get_attributes(&NOBODY_IN_PARTICULAR, node, None)
+        match self.fs.get_attributes(&NOBODY_IN_PARTICULAR, node, None) {
+            Err(Errno(libc::ESTALE)) => {
+                let removed = self.removed_directory(node)?;
+                Ok((invented(removed.id, libc::S_IFDIR), Duration::ZERO))
+            }
+            found => found,
+        }
     }
 
     /// OPEN for writing. Nothing is opened; what is cached of the contents is dropped, for FOPEN_KEEP_CACHE is not said.

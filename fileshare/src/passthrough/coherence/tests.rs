@@ -555,6 +555,38 @@ fn the_guest_knows_all_names_of_a_directory_that_it_makes_and_is_told_of() {
 }
 
 #[test]
+fn the_agent_gets_into_a_directory_that_the_host_has_removed() {
+    let world = World::new();
+    world.host("mkdir d; echo x > d/f; echo x > file");
+    world.sync().unwrap();
+    let dir = world.look(ROOT_ID, c"d");
+    let file = world.look(ROOT_ID, c"file");
+    world.look(dir.node, c"f");
+    world.fs.close_cached();
+    assert_eq!(
+        words(&world.after("mv d/f g; rmdir d; rm file")),
+        ["rename f g", "remove d", "remove file"]
+    );
+    world.fs.close_cached();
+
+    let stale = Errno(libc::ESTALE);
+    let agent = as_agent(0);
+    assert_eq!(world.fs.lookup_self(&ROOT, dir.node).unwrap_err(), stale);
+    let there = world.fs.lookup_self(&agent, dir.node).unwrap();
+    assert_eq!(
+        (there.node, there.attr.mode & libc::S_IFMT),
+        (dir.node, libc::S_IFDIR)
+    );
+    assert!(there.entry_timeout.is_zero() && there.attr_timeout.is_zero());
+    let (attr, _) = world.fs.getattr(&agent, dir.node, None).unwrap();
+    assert_eq!(attr.mode & libc::S_IFMT, libc::S_IFDIR);
+    assert_eq!(world.fs.lookup_self(&agent, file.node).unwrap_err(), stale);
+    // What it has been counted for is given back like any other.
+    world.fs.forget(dir.node, 100);
+    assert_eq!(world.fs.lookup_self(&agent, dir.node).unwrap_err(), stale);
+}
+
+#[test]
 fn what_is_watched_is_closed_without_asking() {
     use crate::wire::FOPEN_NOFLUSH;
     let world = World::new();

@@ -231,6 +231,14 @@ fn a_directory_that_a_container_made_is_right_whatever_either_side_does_in_it(
         "cat new/theirs",
         "cat: can't open 'new/theirs': No such file or directory",
     )?;
+    // What is moved out of what is removed right after.
+    does(
+        "mkdir from to; echo x > from/f; echo $(ls from to)",
+        "from: f to:",
+    )?;
+    fs::rename(made.join("from/f"), made.join("to/f")).context("cannot rename")?;
+    fs::remove_dir(made.join("from")).context("cannot remove")?;
+    does("echo $(ls to) $(cat to/f)", "f x")?;
     // It forgets what it knows, for want of memory.
     machine
         .docker(["run", "--rm", "--privileged", IMAGE])

@@ -158,9 +158,25 @@ impl Agent {
         } else {
             RenameFlags::empty()
         };
-        sought(&from, name, || {
-            renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), flags)
-        })?;
+        let attempt = || {
+            sought(&from, name, || {
+                renameat_with(&from, name.as_bytes(), &to, new_name.as_bytes(), flags)
+            })
+        };
+        match attempt() {
+            // Somebody has asked for the directory at its new place, and Linux could not move it there because the old one was
+            // locked. Nor can a rename, which locks both itself. A look that locks nothing can.
+            Err(Errno::STALE) => {
+                let _ = statx(
+                    &to,
+                    new_name.as_bytes(),
+                    AtFlags::SYMLINK_NOFOLLOW,
+                    StatxFlags::TYPE,
+                );
+                attempt()?;
+            }
+            other => other?,
+        }
         // An empty directory may have had the new name.
         self.directories.let_go_of_removed();
         Ok(())

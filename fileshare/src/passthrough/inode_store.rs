@@ -81,6 +81,11 @@ impl InodeStore {
             .get_or_init(|| (0..SHARDS).map(|_| Mutex::default()).collect());
     }
 
+    /// Whether nodes are found by their names.
+    pub(super) fn names_are_indexed(&self) -> bool {
+        self.by_name.get().is_some()
+    }
+
     /// The part of the index that has a name, and its key there.
     fn name_slot(&self, parent: NodeId, name: &[u8]) -> Option<(MutexGuard<'_, NameShard>, u64)> {
         let key = self.hasher.hash_one((parent, name));

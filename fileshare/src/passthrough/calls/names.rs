@@ -188,6 +188,11 @@ impl Passthrough {
         if is_hidden_alias(&from, &from_fd, &st) || replaced.as_ref().is_some_and(hidden) {
             return Err(Errno(libc::EACCES));
         }
+        self.is_what_the_guest_knows(moved.as_ref(), &from, name)?;
+        if flags == RenameFlags::EXCHANGE {
+            let node = replaced.as_ref().and_then(|victim| victim.node.as_ref());
+            self.is_what_the_guest_knows(node, &to, new_name)?;
+        }
         rustix::fs::renameat_with(&from_fd, name, &to_fd, new_name, flags)?;
         let same = |node: &Arc<Node>| moved.as_ref().is_some_and(|moved| Arc::ptr_eq(node, moved));
         match replaced {
@@ -202,6 +207,17 @@ impl Passthrough {
         }
         if let Some(node) = moved {
             self.moved(&node, (&from, name), (&to, new_name));
+        }
+        Ok(())
+    }
+
+    /// Where names last, the guest takes what it knows by a name for what is moved. When the host has just put something else
+    /// there, it would know that by the wrong node ever after: ESTALE has it look again.
+    fn is_what_the_guest_knows(&self, node: Option<&Arc<Node>>, parent: &Node, name: &CStr) -> Result<()> {
+        if self.store.names_are_indexed()
+            && !node.is_some_and(|node| node.has_place(parent.id, name.to_bytes()))
+        {
+            return Err(Errno(libc::ESTALE));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::*;
@@ -18,6 +18,10 @@ const ROOT: Context = Context {
     gid: 0,
     pid: 1,
 };
+
+/// A program that is being started has all open files of this process for a moment, and closes them: whoever must not see that
+/// keeps others from starting any.
+static STARTING: RwLock<()> = RwLock::new(());
 
 /// What the agent has done: every action, and what its requests were answered.
 type Log = Arc<Mutex<Vec<(Action, i32)>>>;
@@ -218,6 +222,7 @@ impl World {
     }
 
     fn host(&self, script: &str) {
+        let _starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
         let status = Command::new("sh")
             .args(["-ec", script])
             .current_dir(&self.dir)
@@ -337,6 +342,7 @@ fn is_replayed_in_its_order(world: &World) {
 #[test]
 fn what_the_guest_does_itself_is_not_replayed() {
     for world in [World::new(), World::by_inotify()] {
+        let nobody_starts = STARTING.write().unwrap_or_else(PoisonError::into_inner);
         let fs = &*world.fs;
         let flags = libc::O_RDWR as u32;
         let (entry, opened) = fs
@@ -381,6 +387,7 @@ fn what_the_guest_does_itself_is_not_replayed() {
         world.sync().unwrap();
         assert_eq!(*world.log.lock().unwrap(), []);
         assert_eq!(world.coherence.figures().seen, 0);
+        drop(nobody_starts);
         // And what others do right afterwards is.
         assert_eq!(
             words(&world.after("mkdir dir mine")),
@@ -436,6 +443,7 @@ fn what_inotify_watches_is_told_and_cached_for_a_second() {
 
 #[test]
 fn what_fanotify_has_no_more_marks_for_inotify_watches() {
+    let starting = STARTING.read().unwrap_or_else(PoisonError::into_inner);
     // A user namespace may have a limit of its own, and this process's threads must not be in it.
     let probe = Command::new("unshare")
         .args(["-Ur", "sh", "-ec", "echo 2 > /proc/sys/user/max_fanotify_marks"])
@@ -456,6 +464,7 @@ fn what_fanotify_has_no_more_marks_for_inotify_watches() {
         assert!(status.unwrap().success());
         return;
     }
+    drop(starting);
     let world = World::new();
     world.host("mkdir a b c");
     world.sync().unwrap();
@@ -683,6 +692,45 @@ fn every_rename_is_one_in_the_guest_however_late_it_comes() {
     assert_eq!(target.node, seen.node);
     assert_ne!(source.node, target.node, "Linux would do nothing");
     assert_eq!(source.entry_timeout, Duration::ZERO);
+}
+
+#[test]
+fn what_the_guest_does_not_know_yet_is_not_moved_in_place_of_what_it_knows() {
+    let world = World::alone();
+    world.host("echo old > f; echo other > g");
+    let broken = world.connect();
+    world.sync().unwrap();
+    let old = world.look(ROOT_ID, c"f");
+    let other = world.look(ROOT_ID, c"g");
+    broken.store(true, Ordering::Relaxed);
+    world.host("mv f away; echo new > f");
+    world.lost.recv().unwrap();
+
+    let rename = |flags| {
+        world
+            .fs
+            .rename(&ROOT, ROOT_ID, c"f", ROOT_ID, c"g", flags)
+            .map_err(|Errno(error)| error)
+    };
+    let exchange_back = || {
+        world
+            .fs
+            .rename(&ROOT, ROOT_ID, c"g", ROOT_ID, c"f", libc::RENAME_EXCHANGE)
+    };
+    for flags in [0, libc::RENAME_EXCHANGE] {
+        assert_eq!(rename(flags), Err(libc::ESTALE));
+    }
+    assert_eq!(exchange_back(), Err(Errno(libc::ESTALE)));
+    world.host("grep -q new f; grep -q other g");
+
+    let new = world.look(ROOT_ID, c"f");
+    assert_ne!(new.node, old.node);
+    rename(libc::RENAME_EXCHANGE).unwrap();
+    exchange_back().unwrap();
+    rename(0).unwrap();
+    assert_eq!(world.look(ROOT_ID, c"g").node, new.node);
+    assert_ne!(other.node, new.node);
+    world.host("grep -q new g; grep -q old away");
 }
 
 #[test]

@@ -15,6 +15,9 @@ use crate::filesystem::{Errno, Result};
 
 /// Bytes asked of the host at once; about a thousand short names.
 const BUFFER: usize = 32 * 1024;
+/// How often a directory that is empty from its very start, without `.` and `..`, is read again. Linux 6.18 has been seen to say
+/// so, of a directory in ext4 that others were changing; the guest would keep it.
+const EMPTY_TRIES: usize = 2;
 /// Of struct linux_dirent64, before the name.
 const HEADER: usize = 19;
 
@@ -74,6 +77,7 @@ impl OpenDir {
             cursor.start = 0;
             cursor.offset = offset;
         }
+        let mut tries = if offset == 0 { EMPTY_TRIES } else { 0 };
         loop {
             while cursor.start < cursor.buffer.len() {
                 let (entry, length) = parse(&cursor.buffer[cursor.start..]).ok_or(Errno(libc::EIO))?;
@@ -88,7 +92,12 @@ impl OpenDir {
             let read = sys::getdents(self.fd.as_fd(), &mut cursor.buffer);
             cursor.buffer.truncate(*read.as_ref().unwrap_or(&0));
             cursor.start = 0;
-            if read? == 0 {
+            if read? > 0 {
+                tries = 0;
+            } else if tries > 0 {
+                tries -= 1;
+                rustix::fs::seek(self.fd.as_fd(), SeekFrom::Start(offset))?;
+            } else {
                 return Ok(());
             }
         }

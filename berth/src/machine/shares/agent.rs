@@ -148,6 +148,7 @@ fn on_the_wire(numbered: &Numbered) -> replay::Numbered {
             open,
             modified,
             attributes,
+            ..
         } => replay::Action::Touch {
             parent: *parent,
             name: touched.as_deref().map(name),
@@ -312,6 +313,7 @@ mod tests {
             Action::Touch {
                 parent: 4,
                 name: None,
+                node: None,
                 open: true,
                 modified: false,
                 attributes: true,
@@ -319,6 +321,7 @@ mod tests {
             Action::Touch {
                 parent: 4,
                 name: Some(bytes("e")),
+                node: Some(9),
                 open: false,
                 modified: true,
                 attributes: false,

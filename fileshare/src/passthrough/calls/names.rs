@@ -193,7 +193,14 @@ impl Passthrough {
             let node = replaced.as_ref().and_then(|victim| victim.node.as_ref());
             self.is_what_the_guest_knows(node, &to, new_name)?;
         }
-        rustix::fs::renameat_with(&from_fd, name, &to_fd, new_name, flags)?;
+        let from_place = (&from, name, moved.as_ref());
+        let victim = replaced.as_ref().and_then(|victim| victim.node.as_ref());
+        let to_place = (&to, new_name, victim.filter(|_| flags == RenameFlags::EXCHANGE));
+        self.leaving(&[from_place, to_place], || {
+            Ok(rustix::fs::renameat_with(
+                &from_fd, name, &to_fd, new_name, flags,
+            )?)
+        })?;
         let same = |node: &Arc<Node>| moved.as_ref().is_some_and(|moved| Arc::ptr_eq(node, moved));
         match replaced {
             // Two names of one file: the host leaves both. The guest asks for this only when it does not know yet that they are

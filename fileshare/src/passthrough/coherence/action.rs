@@ -50,6 +50,8 @@ pub enum Action {
         parent: NodeId,
         /// The name; none for the directory itself.
         name: Option<Box<[u8]>>,
+        /// What the guest was known to have there. Not for the agent: should it be elsewhere by then, it is refreshed.
+        node: Option<NodeId>,
         /// It was opened for writing and is closed again.
         open: bool,
         /// The contents have changed.

@@ -21,6 +21,7 @@ mod armed;
 mod event;
 mod fanotify;
 mod inotify;
+mod left;
 mod own;
 mod pump;
 mod report;
@@ -30,6 +31,7 @@ mod watches;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,9 +45,11 @@ pub use action::{Action, Agent, Numbered, STAGING, STAGING_PARENT, What};
 pub use report::{Change, Figures};
 
 use super::Passthrough;
+use super::node::Node;
 use armed::Board;
 use fanotify::Group;
 use inotify::Instance;
+use left::Left;
 use own::Own;
 pub(super) use own::OwnFd;
 use watches::Watches;
@@ -64,6 +68,35 @@ pub struct NotCoherent;
 /// Called when a barrier is reached, or cannot be.
 type Reached = Box<dyn FnOnce(Result<(), NotCoherent>) + Send>;
 
+/// A directory, a name in it, and what the guest has there.
+type Leaving<'a> = (&'a Arc<Node>, &'a CStr, Option<&'a Arc<Node>>);
+
+impl Passthrough {
+    /// Runs what moves nodes away from names, on behalf of the guest.
+    pub(super) fn leaving<T>(
+        &self,
+        places: &[Leaving<'_>],
+        rename: impl FnOnce() -> crate::filesystem::Result<T>,
+    ) -> crate::filesystem::Result<T> {
+        // Where names do not last, no event need come.
+        let lasting = places.iter().filter(|(dir, ..)| self.names_last(dir));
+        let noted: Vec<_> = lasting
+            .filter_map(|(dir, name, node)| Some((dir.id, name.to_bytes(), node.as_ref()?.id)))
+            .collect();
+        let left = self.watcher.get().map(|watcher| &watcher.left);
+        for (dir, name, node) in &noted {
+            left.inspect(|left| left.note(*dir, name, *node));
+        }
+        let result = rename();
+        if result.is_err() {
+            for (dir, name, node) in &noted {
+                left.inspect(|left| left.take_back(*dir, name, *node));
+            }
+        }
+        result
+    }
+}
+
 /// The thread, which ends when this is dropped.
 struct Running {
     watcher: Arc<Watcher>,
@@ -74,6 +107,7 @@ struct Running {
 pub(super) struct Watcher {
     watches: Watches,
     own: Own,
+    left: Left,
     /// The user id of the agent's requests.
     agent_uid: u32,
     /// The guest may cache without limit.
@@ -147,6 +181,7 @@ impl Coherence {
         let watcher = Arc::new(Watcher {
             watches: Watches::new(fanotify, inotify),
             own: Own::default(),
+            left: Left::default(),
             agent_uid,
             live: AtomicBool::new(false),
             board: Board::default(),

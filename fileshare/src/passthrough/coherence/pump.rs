@@ -165,6 +165,7 @@ impl Pump {
             let others = events.iter().filter(|event| !event.is_own()).count() as u64;
             counts.seen.fetch_add(others, Ordering::Relaxed);
             counts.dropped.fetch_add(others, Ordering::Relaxed);
+            self.watcher.left.clear();
             return;
         }
         let mut events = VecDeque::from(events);
@@ -235,7 +236,29 @@ impl Pump {
                 self.stale = true;
             }
         }
-        !self.stale
+        let missed: Vec<Action> = batch
+            .iter()
+            .zip(&errors)
+            .filter_map(|(numbered, error)| self.missed(&numbered.action, *error))
+            .collect();
+        !self.stale && (missed.is_empty() || self.perform(&missed, read))
+    }
+
+    /// What has to be done still, should the guest have had the thing elsewhere when it was told of a change: it may be renaming
+    /// it, or the answer that it was made may still be on its way.
+    fn missed(&self, action: &Action, error: i32) -> Option<Action> {
+        let Action::Touch {
+            parent,
+            name: Some(name),
+            node: Some(node),
+            ..
+        } = action
+        else {
+            return None;
+        };
+        let known = self.fs.store.get(*node)?;
+        let there = error == 0 && known.has_place(*parent, name);
+        (!there).then_some(Action::Refresh { node: *node })
     }
 
     /// Makes the guest forget all it has cached.

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -219,6 +220,22 @@ impl World {
                 action.clone()
             })
             .collect()
+    }
+
+    /// The same, when all of it has happened by the time it is read.
+    fn after_at_once(&self, script: &str) -> Vec<Action> {
+        // The agent cannot end what it does without the log.
+        let log = self.log.lock().unwrap();
+        let seen = self.coherence.figures().seen;
+        self.host("touch busy");
+        while self.coherence.figures().seen == seen {
+            std::thread::yield_now();
+        }
+        self.host(script);
+        drop(log);
+        self.sync().unwrap();
+        let log = self.log.lock().unwrap();
+        log.iter().map(|(action, _)| action.clone()).collect()
     }
 
     fn host(&self, script: &str) {
@@ -731,6 +748,54 @@ fn what_the_guest_does_not_know_yet_is_not_moved_in_place_of_what_it_knows() {
     assert_eq!(world.look(ROOT_ID, c"g").node, new.node);
     assert_ne!(other.node, new.node);
     world.host("grep -q new g; grep -q old away");
+}
+
+#[test]
+fn what_the_guest_has_moved_away_before_it_is_told_is_refreshed_where_it_is() {
+    let world = World::new();
+    world.host("echo old > f");
+    world.sync().unwrap();
+    let node = world.look(ROOT_ID, c"f").node;
+    let root = world.fs.store.get(ROOT_ID).unwrap();
+    let known = world.fs.store.get(node).unwrap();
+
+    let dir = std::fs::File::open(world.dir.path()).unwrap();
+    let told = || {
+        let event = event::Event {
+            mask: libc::FAN_MODIFY,
+            at: Some((fanotify::key_of(dir.as_fd()).unwrap(), b"f"[..].into())),
+            ..event::Event::default()
+        };
+        let mut actions = Vec::new();
+        let mut translator = translate::Translator::default();
+        translator.translate(&world.fs, &mut [event].into(), &mut actions);
+        actions
+    };
+    let failed = world.fs.leaving(&[(&root, c"f", Some(&known))], || {
+        assert_eq!(told()[1..], [Action::Refresh { node }]);
+        Err::<(), _>(Errno(libc::EIO))
+    });
+    assert_eq!(failed, Err(Errno(libc::EIO)));
+    assert_eq!(told().len(), 1, "it has not been moved");
+    world.fs.rename(&ROOT, ROOT_ID, c"f", ROOT_ID, c"g", 0).unwrap();
+    world.sync().unwrap();
+    assert_eq!(told().len(), 1, "what was before has been told");
+}
+
+#[test]
+fn what_is_elsewhere_when_the_guest_is_told_of_a_change_is_refreshed() {
+    let world = World::new();
+    world.host("echo old > f; mkdir d");
+    world.sync().unwrap();
+    let (file, dir) = (world.look(ROOT_ID, c"f").node, world.look(ROOT_ID, c"d").node);
+    let refreshed = |script| {
+        let done = world.after_at_once(script);
+        world.log.lock().unwrap().clear();
+        [file, dir].map(|node| done.contains(&Action::Refresh { node }))
+    };
+    assert_eq!(refreshed("echo more >> f; chmod 700 d"), [false, false]);
+    assert_eq!(refreshed("echo more >> f; mv f g"), [true, false]);
+    assert_eq!(refreshed("chmod 750 d; mv d e"), [false, true]);
 }
 
 #[test]

@@ -54,7 +54,11 @@ impl Translator {
                 break;
             }
             let Some(event) = events.pop_front() else { break };
-            if event.is_own() || event.is_overflow() {
+            if event.is_own() {
+                settle(fs, &event);
+                continue;
+            }
+            if event.is_overflow() {
                 continue;
             }
             sums.seen += 1;
@@ -135,6 +139,16 @@ impl Translator {
     }
 }
 
+/// What was done before a rename of the guest's own has been told by now.
+fn settle(fs: &Passthrough, event: &Event) {
+    let renamed = event.mask & libc::FAN_RENAME != 0;
+    if let (true, Some((key, name)), Some(watcher)) = (renamed, &event.at, fs.watcher.get()) {
+        for dir in watcher.watches.nodes(key) {
+            watcher.left.settle(dir, name);
+        }
+    }
+}
+
 /// Whether what happened to a directory is told by a name for it that nobody knows: one that is new, most likely.
 fn is_of_unknown(fs: &Passthrough, event: &Event) -> bool {
     event
@@ -182,9 +196,10 @@ fn happen(fs: &Passthrough, place: &Place, mask: u64, actions: &mut Vec<Action>)
         }
         // What happens to a directory is told by its own name for itself, also to who watches the one above.
         let flags = (false, modified, attributes);
+        let node = Some(parent);
         return match place.dir.place() {
-            Some(above) => touch(actions, above.parent.id, Some(&above.name), flags),
-            None => touch(actions, parent, None, flags),
+            Some(above) => touch(actions, (above.parent.id, Some(&above.name), node), flags),
+            None => touch(actions, (parent, None, node), flags),
         };
     }
     if is(libc::FAN_CREATE) {
@@ -199,7 +214,19 @@ fn happen(fs: &Passthrough, place: &Place, mask: u64, actions: &mut Vec<Action>)
     }
     let mut added = true;
     if open || modified || attributes {
-        added = touch(actions, parent, Some(&place.name), (open, modified, attributes));
+        let node = fs.store.named(parent, &place.name).map(|node| node.id);
+        added = touch(
+            actions,
+            (parent, Some(&place.name), node),
+            (open, modified, attributes),
+        );
+        // It may have happened to what the guest has moved elsewhere since.
+        let left = fs
+            .watcher
+            .get()
+            .map(|watcher| watcher.left.of(parent, &place.name));
+        let refresh = |node| Action::Refresh { node };
+        actions.extend(left.into_iter().flatten().map(refresh));
     }
     if is(libc::FAN_DELETE) {
         actions.push(Action::Remove {
@@ -216,19 +243,20 @@ fn happen(fs: &Passthrough, place: &Place, mask: u64, actions: &mut Vec<Action>)
 /// since.
 fn touch(
     actions: &mut Vec<Action>,
-    in_parent: NodeId,
-    of: Option<&[u8]>,
+    (in_parent, of, known): (NodeId, Option<&[u8]>, Option<NodeId>),
     (now_open, now_modified, now_attributes): (bool, bool, bool),
 ) -> bool {
     if let Some(Action::Touch {
         parent,
         name,
+        node,
         open,
         modified,
         attributes,
     }) = actions.last_mut()
         && *parent == in_parent
         && name.as_deref() == of
+        && *node == known
         && !*open
     {
         *open = now_open;
@@ -239,6 +267,7 @@ fn touch(
     actions.push(Action::Touch {
         parent: in_parent,
         name: of.map(Into::into),
+        node: known,
         open: now_open,
         modified: now_modified,
         attributes: now_attributes,
@@ -313,6 +342,7 @@ impl Passthrough {
                 open,
                 modified,
                 attributes,
+                ..
             } => [
                 (*modified, "modify"),
                 (*attributes, "attributes"),
